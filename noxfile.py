@@ -1,0 +1,60 @@
+"""Development sessions: `nox` runs lint, types and tests; `nox -l` lists the rest; arguments after `--` are passed on."""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+ALL_EXTRAS = ".[async,orders,postgresql]"
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the bundled order system as a user gets it: from an installed wheel, not from the checkout."""
+    session.install(".[orders]")
+    session.run("kafkasaga", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
+    session.install("-e", ALL_EXTRAS, *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Test what needs no server: unit and property tests."""
+    session.install("-e", ALL_EXTRAS, *group("test"))
+    session.run("pytest", "tests/unit", "tests/property", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check rules, format and layers."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "src"})
+
+
+@nox.session
+def fmt(session: nox.Session) -> None:
+    """Repair what can be repaired by itself: fixable rules and format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", "--fix-only", ".")
+    session.run("ruff", "format", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy and pyright, both strict."""
+    session.install("-e", ALL_EXTRAS, *group("test"), *group("types"))
+    session.run("mypy", *session.posargs)
+    session.run("pyright", *session.posargs)
