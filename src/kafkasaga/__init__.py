@@ -1,0 +1,1 @@
+"""Sagas over Apache Kafka."""

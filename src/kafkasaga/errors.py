@@ -1,0 +1,72 @@
+"""Every error that kafkasaga raises on purpose.
+
+::
+
+    KafkasagaError
+    ├── DefinitionError          a message, saga, handler or service is declared wrongly        (import)
+    ├── ConfigurationError       a setting is missing, wrong, or would break a guarantee         (start)
+    │   ├── SchemaError          the library's tables are missing, old, or newer than the code   (start)
+    │   └── TopicsError          topics that the service needs do not exist                      (start)
+    ├── EnvironmentUnavailable   something outside is away; the work is kept and tried again     (run)
+    │   ├── DatabaseUnavailable
+    │   └── BrokerUnavailable
+    ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
+    ├── UndecodableMessage       a record is not a message that this service understands          (run)
+    └── CorruptLog               a saga's log does not fold to its stored state                   (verify)
+
+A docstring below is the sentence that a user reads first; the instance's text names what is wrong and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class KafkasagaError(Exception):
+    """The root: catch it to catch everything that this library raises on purpose."""
+
+
+class DefinitionError(KafkasagaError, TypeError):
+    """A definition is wrong; the message lists every problem with its remedy."""
+
+    @classmethod
+    def listing(cls, subject: str, problems: Sequence[str]) -> DefinitionError:
+        """One error for all ``problems`` of ``subject``, numbered."""
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        return cls("\n".join([f"{subject} has {count}:", *(f"  {n}. {text}" for n, text in enumerate(problems, 1))]))
+
+
+class ConfigurationError(KafkasagaError):
+    """The service cannot start as it is configured."""
+
+
+class SchemaError(ConfigurationError):
+    """The library's tables are missing, old, or newer than this version."""
+
+
+class TopicsError(ConfigurationError):
+    """Topics that the service reads or writes do not exist."""
+
+
+class EnvironmentUnavailable(KafkasagaError):
+    """Something outside this process is away for now. Nothing is lost; the work is tried again."""
+
+
+class DatabaseUnavailable(EnvironmentUnavailable):
+    """The database does not answer, or closed the connection."""
+
+
+class BrokerUnavailable(EnvironmentUnavailable):
+    """Kafka does not answer."""
+
+
+class SerializationConflict(KafkasagaError):
+    """The database refused a transaction because of a concurrent one; it is safe to run it again."""
+
+
+class UndecodableMessage(KafkasagaError):
+    """A record from Kafka is not a message that this service can read."""
+
+
+class CorruptLog(KafkasagaError):
+    """A saga's log does not fold to a legal state."""

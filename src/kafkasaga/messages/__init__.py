@@ -1,0 +1,37 @@
+"""Messages TRAVEL: what they are, what they are called on the wire, and how they become bytes and headers."""
+
+from kafkasaga.messages.codec import Codec, JsonCodec
+from kafkasaga.messages.envelope import (
+    NAMESPACE,
+    Attributes,
+    Envelope,
+    Mark,
+    Operation,
+    Record,
+    SagaContext,
+    read_attributes,
+    write_headers,
+)
+from kafkasaga.messages.message import Contract, Message, contract_of, key_of
+from kafkasaga.messages.registry import Registry
+from kafkasaga.messages.state import SagaState
+
+__all__ = [
+    "NAMESPACE",
+    "Attributes",
+    "Codec",
+    "Contract",
+    "Envelope",
+    "JsonCodec",
+    "Mark",
+    "Message",
+    "Operation",
+    "Record",
+    "Registry",
+    "SagaContext",
+    "SagaState",
+    "contract_of",
+    "key_of",
+    "read_attributes",
+    "write_headers",
+]

@@ -1,0 +1,189 @@
+"""What travels: a message's bytes and its CloudEvents attributes, and how they lie in Kafka headers.
+
+The wire is the CloudEvents Kafka protocol binding 1.0 in binary mode: one header ``ce_<attribute>`` each, values in
+UTF-8, plus ``content-type`` and the W3C ``traceparent``. Our attributes are CloudEvents extensions, so their names are
+lower-case letters and digits only. A participant in another language takes part by sending them back as it got them.
+
+An incoming record may have been written by anything. ``parse`` therefore trusts no header: what cannot be read as an
+attribute of ours is as good as absent, and a record without an id gets one from where it lies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID, uuid5
+
+NAMESPACE: Final = UUID("6b616673-6167-5a00-8000-000000000001")
+"""The root of every id that kafkasaga derives by name (RFC 4122, version 5)."""
+
+
+class Operation(StrEnum):
+    """What a command asks of a participant."""
+
+    ACTION = "action"
+    COMPENSATION = "compensation"
+
+
+class Mark(StrEnum):
+    """How a barrier answered without running the handler. Such a reply may have no body."""
+
+    EMPTY = "empty"
+    """A compensation without its action, or after an action that failed: there was nothing to undo."""
+    REPEATED = "repeated"
+    """The command had been carried out before: this is the first reply again."""
+    SUPERSEDED = "superseded"
+    """An action that came after its own compensation: it was not carried out and never will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaContext:
+    """Which saga, step and attempt a command or a reply belongs to."""
+
+    saga: str
+    """The saga's name: another orchestrator's replies can be told apart on a shared topic."""
+    saga_id: UUID
+    step: str
+    """The step path: the step's name, with its element under a fan-out (``ship[2]``)."""
+    generation: int
+    operation: Operation
+    command_id: UUID | None = None
+    """On a reply: the id of the command that it answers."""
+    failures: tuple[str, ...] = ()
+    """On a compensation: the reply types that mean that the action did nothing, so that the participant can tell."""
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message under way: attributes as values, the body as bytes."""
+
+    topic: str
+    key: str
+    id: UUID
+    source: str
+    type: str
+    time: datetime
+    payload: bytes | None
+    content_type: str = "application/json"
+    saga: SagaContext | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A Kafka record as it was read: nothing decoded, nothing trusted."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+    """Of headers that repeat a name, the last one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the headers of an incoming record say."""
+
+    id: UUID
+    source: str
+    type: str
+    content_type: str
+    saga: SagaContext | None
+    traceparent: str | None
+
+
+def write_headers(envelope: Envelope) -> dict[str, str]:
+    """The headers of an outgoing message, as text."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": str(envelope.id),
+        "ce_source": envelope.source,
+        "ce_type": envelope.type,
+        "ce_time": envelope.time.isoformat(),
+        "content-type": envelope.content_type,
+    }
+    if envelope.traceparent:
+        headers["traceparent"] = envelope.traceparent
+    if (saga := envelope.saga) is not None:
+        headers["ce_saganame"] = saga.saga
+        headers["ce_sagaid"] = str(saga.saga_id)
+        headers["ce_sagastep"] = saga.step
+        headers["ce_sagageneration"] = str(saga.generation)
+        headers["ce_sagaoperation"] = saga.operation.value
+        if saga.command_id is not None:
+            headers["ce_sagacommandid"] = str(saga.command_id)
+        if saga.failures:
+            headers["ce_sagafailures"] = " ".join(saga.failures)
+        if saga.mark is not None:
+            headers["ce_sagamark"] = saga.mark.value
+    return headers
+
+
+def read_attributes(record: Record) -> Attributes:
+    """The attributes of an incoming record, with defaults for whatever it does not say.
+
+    The id of a record without ``ce_id`` is derived from its place in Kafka; an id that is not a UUID (CloudEvents allows
+    any text) becomes one by name, so that the inbox has one kind of key. The type of a record without ``ce_type`` is its
+    topic.
+    """
+    text = {name.lower(): _text(value) for name, value in record.headers.items()}
+    source = text.get("ce_source", "")
+    given = text.get("ce_id")
+    if given is None:
+        identity = uuid5(NAMESPACE, f"{record.topic}/{record.partition}/{record.offset}")
+    else:
+        identity = _uuid(given) or uuid5(NAMESPACE, given)
+    return Attributes(
+        id=identity,
+        source=source,
+        type=text.get("ce_type", record.topic),
+        content_type=text.get("content-type", "application/json"),
+        saga=_saga(text),
+        traceparent=text.get("traceparent"),
+    )
+
+
+def _saga(text: Mapping[str, str]) -> SagaContext | None:
+    saga_id = _uuid(text.get("ce_sagaid", ""))
+    step, generation, operation = (text.get(f"ce_saga{name}", "") for name in ("step", "generation", "operation"))
+    if saga_id is None or not step or not generation.isdecimal() or len(generation) > 9:
+        return None
+    if operation not in Operation._value2member_map_:
+        return None
+    mark = text.get("ce_sagamark", "")
+    return SagaContext(
+        saga=text.get("ce_saganame", ""),
+        saga_id=saga_id,
+        step=step,
+        generation=int(generation),
+        operation=Operation(operation),
+        command_id=_uuid(text.get("ce_sagacommandid", "")),
+        failures=tuple(text.get("ce_sagafailures", "").split()),
+        mark=Mark(mark) if mark in Mark._value2member_map_ else None,
+    )
+
+
+def _text(value: bytes) -> str:
+    """A header's text. Debezium Server writes header values as JSON strings, everybody else as bare text."""
+    text = value.decode("utf-8", "replace")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            unquoted = json.loads(text)
+        except ValueError:
+            return text
+        return unquoted if isinstance(unquoted, str) else text
+    return text
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,167 @@
+"""``Saga``: a class whose attributes are steps, checked as a whole when it is imported.
+
+The class body is data. What comes of it is ``cls.definition``, a frozen ``Definition``; a saga class is never
+instantiated, and an instance of a saga (``instance.Instance``) knows its definition only by name and version.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
+
+from kafkasaga.errors import DefinitionError
+from kafkasaga.messages import Message, SagaState
+from kafkasaga.saga import lint
+from kafkasaga.saga.flow import AnyLeaf, Flow, LocalStep, ReplyTable, Step, WaitFor
+from kafkasaga.saga.plan import Fan, Node, compile_plan, fans_around, leaves
+
+S_contra = TypeVar("S_contra", contravariant=True)
+St = TypeVar("St", bound=SagaState)
+
+Messages = Message | Sequence[Message] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Why a saga is being undone: the step, the words, and the failure reply if there was one."""
+
+    step: str
+    reason: str
+    reply: Message | None = None
+
+
+class Ends(Generic[S_contra]):
+    """What the saga tells the world when it ends: messages built from its state (and from why it was cancelled)."""
+
+    def __init__(
+        self,
+        *,
+        completed: Callable[[S_contra], Messages] | None = None,
+        cancelled: Callable[[S_contra, Cancellation], Messages] | None = None,
+    ) -> None:
+        self.completed, self.cancelled = completed, cancelled
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A saga as the machine needs it. Equal to no other; compare ``name`` and ``version``."""
+
+    name: str
+    version: int
+    starts_on: type[Message] | None
+    state: type[SagaState]
+    plan: Node
+    ends: Ends[Any]
+    steps: Mapping[str, AnyLeaf]
+    fans: Mapping[str, tuple[Fan, ...]] = field(repr=False)
+    """The fan-outs around each step, outermost first."""
+
+    @cached_property
+    def replies(self) -> tuple[type[Message], ...]:
+        """Every message type that an instance may wait for."""
+        found = {entry.type: None for step in self.steps.values() for table in reply_tables(step) for entry in table.values()}
+        return tuple(found)
+
+    @cached_property
+    def sends(self) -> tuple[type[Message], ...]:
+        """The message types that its functions name, found without running them (see ``messages_named_in``)."""
+        functions: list[Callable[..., Any] | None] = [self.ends.completed, self.ends.cancelled]
+        for step in self.steps.values():
+            if isinstance(step, Step):
+                functions += [step.command, step.compensation]
+        found = {type: None for f in functions if f is not None for type in messages_named_in(f)}
+        return tuple(found)
+
+    def begin(self, message: Message) -> SagaState:
+        """The state of a new instance, from the message that starts it."""
+        begin = getattr(self.state, "begin", None)
+        if begin is not None:
+            return cast("SagaState", begin(message))
+        shared = self.state.model_fields.keys() & type(message).model_fields.keys()
+        return self.state.model_validate({name: getattr(message, name) for name in shared})
+
+
+def reply_tables(step: AnyLeaf) -> tuple[ReplyTable, ...]:
+    """All tables of replies that a step has."""
+    match step:
+        case Step():
+            return step.succeeds_on, step.fails_on, step.compensated_on
+        case WaitFor():
+            return step.succeeds_on, step.fails_on
+        case LocalStep():
+            return ()
+
+
+def messages_named_in(function: Callable[..., Any]) -> Iterator[type[Message]]:
+    """The message types that a function's code or return annotation names: enough to list topics before anything runs."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    around = {**getattr(function, "__globals__", {}), **inspect.getclosurevars(function).nonlocals}
+    for name in code.co_names + code.co_freevars:
+        value = around.get(name)
+        if isinstance(value, type) and issubclass(value, Message) and value.__contract__ is not None:
+            yield value
+
+
+class Saga(Generic[St]):
+    """A business transaction over several services: what is done, in which order, and how each step is undone.
+
+    ::
+
+        class PlaceOrder(Saga[OrderState], name="place-order", version=1, starts_on=OrderCreated):
+            reserve = Step[OrderState](command=…, succeeds_on=…, compensation=…, compensated_on=…)
+            pay = Step[OrderState](…)
+            flow = reserve >> pay
+            ends = Ends[OrderState](completed=…, cancelled=…)
+
+    Args:
+        name: under which its instances are stored; it outlives any renaming of the class.
+        version: raise it when steps change; instances finish under the version that they began with.
+        starts_on: the message that starts an instance. Without it, ``Service.start`` does.
+
+    Raises:
+        DefinitionError: at import, with every problem of the definition.
+    """
+
+    flow: Flow[St]
+    ends: Ends[St]
+    definition: ClassVar[Definition]
+
+    def __init_subclass__(cls, *, name: str, version: int, starts_on: type[Message] | None = None) -> None:
+        super().__init_subclass__()
+        body = {word: value for word, value in vars(cls).items() if not word.startswith("_")}
+        steps = {w: v for w, v in body.items() if isinstance(v, Step | LocalStep | WaitFor) and w != "flow"}
+        state = _state_of(cls)
+        problems = [*_name_problems(name, version, starts_on), *lint.problems(body, steps, state, starts_on)]
+        if problems:
+            raise DefinitionError.listing(f"saga {name!r} ({cls.__qualname__})", problems)
+        flow = cast("Flow[Any]", body["flow"])
+        plan = compile_plan(flow, {id(step): word for word, step in steps.items()})
+        used = {leaf.name: leaf.step for leaf in leaves(plan)}
+        fans = dict(fans_around(plan))
+        ends = cast("Ends[Any]", body.get("ends", Ends[Any]()))
+        cls.definition = Definition(name, version, starts_on, state or SagaState, plan, ends, used, fans)
+
+
+def _state_of(cls: type[Any]) -> type[SagaState] | None:
+    for base in getattr(cls, "__orig_bases__", ()):
+        for argument in get_args(base):
+            if isinstance(argument, type) and issubclass(argument, SagaState):
+                return argument
+    return None
+
+
+def _name_problems(name: str, version: int, starts_on: type[Message] | None) -> Iterator[str]:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
+        yield f"name={name!r}: use lower-case letters, digits, '.', '_' and '-', at most 100 [KS001]"
+    if version < 1:
+        yield f"version={version}: count from 1 [KS002]"
+    if starts_on is not None and starts_on.__contract__ is None:
+        yield f"starts_on={starts_on.__name__} has no topic; it is an abstract base [KS003]"
+
+

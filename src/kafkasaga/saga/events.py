@@ -1,0 +1,277 @@
+"""What the saga log holds: one event for each thing that happened to a saga.
+
+Events hold *resulting data*. ``decide`` runs the user's functions and writes down what came out; ``evolve`` only applies
+it, so that a lambda that was edited later cannot change the past.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, ClassVar, get_args, get_type_hints
+from uuid import UUID
+
+from kafkasaga.errors import CorruptLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The saga began, because of ``message``, with ``data`` (JSON)."""
+
+    saga: str
+    version: int
+    key: str
+    incarnation: int
+    message: str
+    data: str
+    kind: ClassVar[str] = "started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchTaken:
+    """A condition was looked at, once and for all."""
+
+    branch: str
+    taken: bool
+    kind: ClassVar[str] = "branch-taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FannedOut:
+    """A fan-out got its elements: ``count`` of them, computed from ``data`` (the state as it was then)."""
+
+    fan: str
+    count: int
+    data: str
+    kind: ClassVar[str] = "fanned-out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBegan:
+    """A local step, or a wait for an event, began: nothing was sent."""
+
+    step: str
+    deadline: datetime | None
+    kind: ClassVar[str] = "step-began"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSent:
+    """The step's command went into the outbox."""
+
+    step: str
+    generation: int
+    attempt: int
+    command_id: UUID
+    message: str
+    deadline: datetime
+    kind: ClassVar[str] = "command-sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSucceeded:
+    """``data`` is the saga's state after it, or None if it did not change."""
+
+    step: str
+    message: str
+    data: str | None
+    kind: ClassVar[str] = "step-succeeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailed:
+    """The participant refused."""
+
+    step: str
+    message: str
+    reason: str
+    kind: ClassVar[str] = "step-failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepExpired:
+    """No reply within the deadline, and no attempt left: whether the step ran is unknown."""
+
+    step: str
+    reason: str
+    kind: ClassVar[str] = "step-expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled:
+    """The command will be sent again at ``at``. A new generation follows only a refusal."""
+
+    step: str
+    generation: int
+    at: datetime
+    reason: str
+    kind: ClassVar[str] = "retry-scheduled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensationBegan:
+    """The saga turned back, because of ``step``. ``body`` is the failure reply as JSON, if there was one."""
+
+    step: str
+    reason: str
+    message: str | None
+    body: str | None
+    kind: ClassVar[str] = "compensation-began"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensationSent:
+    """The step's compensation went into the outbox (or, of a local step, was run)."""
+
+    step: str
+    generation: int
+    attempt: int
+    command_id: UUID
+    message: str
+    deadline: datetime | None
+    kind: ClassVar[str] = "compensation-sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCompensated:
+    """The compensation was confirmed. ``mark`` says if the participant's barrier answered: empty, repeated, …"""
+
+    step: str
+    message: str
+    mark: str | None
+    data: str | None
+    kind: ClassVar[str] = "step-compensated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStuck:
+    """No attempt is left and the step can be neither undone nor left out: a person is needed."""
+
+    step: str
+    reason: str
+    kind: ClassVar[str] = "step-stuck"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetried:
+    """An operator had a stuck step tried again."""
+
+    step: str
+    by: str
+    why: str
+    kind: ClassVar[str] = "step-retried"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped:
+    """An operator declared a stuck step settled."""
+
+    step: str
+    by: str
+    why: str
+    kind: ClassVar[str] = "step-skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored:
+    """A message for this saga changed nothing: late, repeated, or of another attempt."""
+
+    message: str
+    reason: str
+    kind: ClassVar[str] = "ignored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The flow came to its end."""
+
+    messages: tuple[str, ...]
+    kind: ClassVar[str] = "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """Everything that may have run is undone."""
+
+    reason: str
+    messages: tuple[str, ...]
+    kind: ClassVar[str] = "cancelled"
+
+
+Event = (
+    Started
+    | BranchTaken
+    | FannedOut
+    | StepBegan
+    | CommandSent
+    | StepSucceeded
+    | StepFailed
+    | StepExpired
+    | RetryScheduled
+    | CompensationBegan
+    | CompensationSent
+    | StepCompensated
+    | StepStuck
+    | StepRetried
+    | StepSkipped
+    | Ignored
+    | Completed
+    | Cancelled
+)
+
+EVENTS: dict[str, type[Event]] = {event.kind: event for event in get_args(Event)}
+"""Every event type by its kind, the name under which it lies in the log."""
+
+_READERS: dict[Any, Any] = {UUID: UUID, datetime: datetime.fromisoformat, datetime | None: datetime.fromisoformat}
+_TUPLES = {tuple[str, ...]}
+
+
+def step_of(event: Event) -> str | None:
+    """The step path that an event is about, if it is about one."""
+    return getattr(event, "step", None)
+
+
+def to_body(event: Event) -> str:
+    """The event as JSON, without its kind and step (the log has columns for them)."""
+    body = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "step"}
+    return json.dumps({name: value for name, value in body.items() if value is not None}, default=_write, separators=(",", ":"))
+
+
+def from_body(kind: str, step: str | None, body: str) -> Event:
+    """The event of one row of the log.
+
+    Raises:
+        CorruptLog: for a kind or a body that this version does not know.
+    """
+    event = EVENTS.get(kind)
+    if event is None:
+        raise CorruptLog(f"the saga log holds an event of kind {kind!r}, which this version of kafkasaga does not know")
+    try:
+        values: dict[str, Any] = json.loads(body)
+        for name, hint in _HINTS[event].items():
+            value = values.get(name)
+            if value is None:
+                values.setdefault(name, None)
+            elif hint in _READERS:
+                values[name] = _READERS[hint](value)
+            elif hint in _TUPLES:
+                values[name] = tuple(value)
+        return event(**values, **({} if step is None else {"step": step}))
+    except (ValueError, TypeError) as error:
+        raise CorruptLog(f"an event of kind {kind!r} cannot be read: {error}") from None
+
+
+def _hints(event: type[Event]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(event).items() if name not in ("step", "kind")}
+
+
+_HINTS = {event: _hints(event) for event in EVENTS.values()}
+
+
+def _write(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"not a part of an event: {value!r}")

@@ -1,0 +1,169 @@
+"""One saga as it stands: the fold of its log. Frozen; ``transitions.evolve`` makes the next one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+from kafkasaga.messages import NAMESPACE
+
+
+class StepStatus(StrEnum):
+    """Where a step stands. A step that was not reached has none."""
+
+    PENDING = "pending"
+    WAITING = "waiting"
+    """Its next attempt comes later; a reply to an earlier one still counts."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    STUCK = "stuck"
+    UNDOING = "undoing"
+    UNDO_WAITING = "undo-waiting"
+    UNDO_STUCK = "undo-stuck"
+    COMPENSATED = "compensated"
+
+
+class SagaStatus(StrEnum):
+    """Where a saga stands."""
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    STUCK = "stuck"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (SagaStatus.COMPLETED, SagaStatus.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """One step of one instance."""
+
+    status: StepStatus
+    generation: int = 0
+    attempt: int = 0
+    """How many commands of the current operation were sent; never falls, so that every command has an id of its own."""
+    spent: int = 0
+    """Attempts that an operator's retry has written off."""
+    command_id: UUID | None = None
+    """The last command sent."""
+    due: datetime | None = None
+    """When the clock next concerns this step: its deadline, or its next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """The elements of a fan-out: how many, and the state (JSON) that they came from."""
+
+    count: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Why the saga turned back. ``message`` and ``body`` are the failure reply, if there was one."""
+
+    step: str
+    reason: str
+    message: str | None = None
+    body: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A saga instance: everything that the machine needs to know, and nothing of how it is stored."""
+
+    saga: str
+    version: int
+    key: str
+    incarnation: int
+    data: str
+    """The saga's state as JSON."""
+    seq: int = 0
+    """How many events the log holds."""
+    steps: Mapping[str, StepState] = field(default_factory=dict)
+    """By path, in the order in which they began."""
+    branches: Mapping[str, bool] = field(default_factory=dict)
+    fans: Mapping[str, Fan] = field(default_factory=dict)
+    turned: Turned | None = None
+    ended: SagaStatus | None = None
+
+    @property
+    def id(self) -> UUID:
+        return saga_id(self.saga, self.key, self.incarnation)
+
+    @property
+    def status(self) -> SagaStatus:
+        if self.ended is not None:
+            return self.ended
+        if any(step.status in (StepStatus.STUCK, StepStatus.UNDO_STUCK) for step in self.steps.values()):
+            return SagaStatus.STUCK
+        return SagaStatus.RUNNING if self.turned is None else SagaStatus.COMPENSATING
+
+    @property
+    def wake_at(self) -> datetime | None:
+        """When the clock next concerns this saga; None if it never does."""
+        if self.ended is not None:
+            return None
+        return min((step.due for step in self.steps.values() if step.due is not None), default=None)
+
+
+def saga_id(saga: str, key: str, incarnation: int = 0) -> UUID:
+    """The id of an instance: a name-based UUID, so that a saga started twice with one key is one saga."""
+    return uuid5(NAMESPACE, f"saga/{saga}/{incarnation}/{key}")
+
+
+def to_snapshot(instance: Instance) -> str:
+    """The instance as JSON. Every field is written, so that a snapshot can be compared with the fold of its log."""
+    return json.dumps(
+        {
+            "saga": instance.saga,
+            "version": instance.version,
+            "key": instance.key,
+            "incarnation": instance.incarnation,
+            "data": instance.data,
+            "seq": instance.seq,
+            "steps": {path: _step_to_json(step) for path, step in instance.steps.items()},
+            "branches": dict(instance.branches),
+            "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()},
+            "turned": None if instance.turned is None else [getattr(instance.turned, f) for f in Turned.__slots__],
+            "ended": instance.ended,
+        },
+        separators=(",", ":"),
+    )
+
+
+def from_snapshot(text: str) -> Instance:
+    """What ``to_snapshot`` wrote."""
+    raw: dict[str, Any] = json.loads(text)
+    raw["steps"] = {path: _step_from_json(step) for path, step in raw["steps"].items()}
+    raw["fans"] = {name: Fan(*fan) for name, fan in raw["fans"].items()}
+    raw["turned"] = None if raw["turned"] is None else Turned(*raw["turned"])
+    raw["ended"] = None if raw["ended"] is None else SagaStatus(raw["ended"])
+    return Instance(**raw)
+
+
+def _step_to_json(step: StepState) -> list[Any]:
+    command = None if step.command_id is None else str(step.command_id)
+    due = None if step.due is None else step.due.isoformat()
+    return [step.status, step.generation, step.attempt, step.spent, command, due]
+
+
+def _step_from_json(raw: list[Any]) -> StepState:
+    status, generation, attempt, spent, command, due = raw
+    return StepState(
+        StepStatus(status),
+        generation,
+        attempt,
+        spent,
+        None if command is None else UUID(command),
+        None if due is None else datetime.fromisoformat(due),
+    )

@@ -1,0 +1,170 @@
+"""The rules of a saga as a table, and ``evolve``, which applies them.
+
+How to read the table: a step in *status*, to which *event* happens, is then in the status on the right. What is not in
+the table is illegal: a log that holds it is corrupt. Three rules shape it:
+
+1. Forward, a step is pending until it is known to have succeeded or failed; ``unknown`` is what a deadline leaves
+   behind when no attempt is left. Replies to an earlier attempt still count while a later one waits.
+2. Back, whatever may have run (succeeded, failed, unknown, or waiting for its next attempt) is undone, and is
+   compensated only when that was confirmed.
+3. Nothing is ever given up: where no attempt is left and there is no way on, the step is stuck, until a person retries
+   or skips it, or the reply comes after all.
+
+The saga itself runs until ``CompensationBegan`` turns it back, and ends by ``Completed`` or ``Cancelled``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from kafkasaga.errors import CorruptLog
+from kafkasaga.saga.events import (
+    BranchTaken,
+    Cancelled,
+    CommandSent,
+    CompensationBegan,
+    CompensationSent,
+    Completed,
+    Event,
+    FannedOut,
+    Ignored,
+    RetryScheduled,
+    Started,
+    StepBegan,
+    StepCompensated,
+    StepExpired,
+    StepFailed,
+    StepRetried,
+    StepSkipped,
+    StepStuck,
+    StepSucceeded,
+)
+from kafkasaga.saga.instance import Fan, Instance, SagaStatus, StepState, StepStatus, Turned
+
+_S = StepStatus
+
+STEP_TRANSITIONS: Final[Mapping[tuple[StepStatus | None, type[Event]], StepStatus]] = {
+    # forward
+    (None, CommandSent): _S.PENDING,
+    (None, StepBegan): _S.PENDING,
+    (_S.PENDING, StepSucceeded): _S.SUCCEEDED,
+    (_S.PENDING, StepFailed): _S.FAILED,
+    (_S.PENDING, StepExpired): _S.UNKNOWN,
+    (_S.PENDING, RetryScheduled): _S.WAITING,
+    (_S.PENDING, StepStuck): _S.STUCK,
+    (_S.WAITING, CommandSent): _S.PENDING,
+    (_S.WAITING, StepSucceeded): _S.SUCCEEDED,
+    (_S.WAITING, StepFailed): _S.FAILED,
+    (_S.WAITING, StepExpired): _S.UNKNOWN,
+    (_S.STUCK, StepSucceeded): _S.SUCCEEDED,
+    (_S.STUCK, StepFailed): _S.FAILED,
+    (_S.STUCK, StepRetried): _S.WAITING,
+    (_S.STUCK, StepSkipped): _S.SUCCEEDED,
+    # back
+    (_S.SUCCEEDED, CompensationSent): _S.UNDOING,
+    (_S.FAILED, CompensationSent): _S.UNDOING,
+    (_S.UNKNOWN, CompensationSent): _S.UNDOING,
+    (_S.WAITING, CompensationSent): _S.UNDOING,
+    (_S.UNDOING, StepCompensated): _S.COMPENSATED,
+    (_S.UNDOING, RetryScheduled): _S.UNDO_WAITING,
+    (_S.UNDOING, StepStuck): _S.UNDO_STUCK,
+    (_S.UNDO_WAITING, CompensationSent): _S.UNDOING,
+    (_S.UNDO_WAITING, StepCompensated): _S.COMPENSATED,
+    (_S.UNDO_STUCK, StepCompensated): _S.COMPENSATED,
+    (_S.UNDO_STUCK, StepRetried): _S.UNDO_WAITING,
+    (_S.UNDO_STUCK, StepSkipped): _S.COMPENSATED,
+}
+
+
+def evolve(instance: Instance | None, event: Event) -> Instance:
+    """The instance after ``event``.
+
+    Raises:
+        CorruptLog: if the event cannot happen to this instance.
+    """
+    if isinstance(event, Started):
+        if instance is not None:
+            raise CorruptLog(f"saga {instance.id} starts twice in its log")
+        return Instance(event.saga, event.version, event.key, event.incarnation, event.data, seq=1)
+    if instance is None:
+        raise CorruptLog(f"a saga's log opens with {event.kind!r} instead of 'started'")
+    instance = replace(instance, seq=instance.seq + 1)
+    match event:
+        case Ignored():
+            return instance
+        case _ if instance.ended is not None:
+            raise CorruptLog(f"saga {instance.id} has ended ({instance.ended}), but its log goes on with {event.kind!r}")
+        case BranchTaken():
+            return replace(instance, branches={**instance.branches, event.branch: event.taken})
+        case FannedOut():
+            return replace(instance, fans={**instance.fans, event.fan: Fan(event.count, event.data)})
+        case CompensationBegan():
+            if instance.turned is not None:
+                raise CorruptLog(f"saga {instance.id} turns back twice in its log")
+            return replace(instance, turned=Turned(event.step, event.reason, event.message, event.body))
+        case Completed():
+            return replace(instance, ended=SagaStatus.COMPLETED)
+        case Cancelled():
+            return replace(instance, ended=SagaStatus.CANCELLED)
+        case _:
+            return _evolve_step(instance, event)
+
+
+def fold(events: Iterable[Event]) -> Instance | None:
+    """The instance that a log describes; None for an empty log."""
+    instance: Instance | None = None
+    for event in events:
+        instance = evolve(instance, event)
+    return instance
+
+
+StepEvent = (
+    StepBegan
+    | CommandSent
+    | StepSucceeded
+    | StepFailed
+    | StepExpired
+    | RetryScheduled
+    | CompensationSent
+    | StepCompensated
+    | StepStuck
+    | StepRetried
+    | StepSkipped
+)
+
+
+def _evolve_step(instance: Instance, event: StepEvent) -> Instance:
+    before = instance.steps.get(event.step)
+    status = STEP_TRANSITIONS.get((None if before is None else before.status, type(event)))
+    if status is None:
+        stands = "not begun" if before is None else before.status
+        raise CorruptLog(f"saga {instance.id}: step {event.step!r} is {stands}; {event.kind!r} cannot happen to it")
+    step = _apply(StepState(status) if before is None else replace(before, status=status, due=None), event)
+    data = instance.data
+    if isinstance(event, StepSucceeded | StepCompensated) and event.data is not None:
+        data = event.data
+    return replace(instance, data=data, steps={**instance.steps, event.step: step})
+
+
+def _apply(step: StepState, event: StepEvent) -> StepState:
+    """What an event changes beside the status. Whatever was due is no longer due, unless the event says so."""
+    match event:
+        case CommandSent() | CompensationSent():
+            return replace(
+                step,
+                generation=event.generation,
+                attempt=event.attempt,
+                spent=step.spent if event.attempt > 1 else 0,
+                command_id=event.command_id,
+                due=event.deadline,
+            )
+        case StepBegan():
+            return replace(step, due=event.deadline)
+        case RetryScheduled():
+            return replace(step, generation=event.generation, due=event.at)
+        case StepRetried():
+            return replace(step, spent=step.attempt)
+        case _:
+            return step
