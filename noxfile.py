@@ -1,4 +1,4 @@
-"""Development sessions: `nox` runs lint, types and tests; `nox -l` lists the rest; arguments after `--` are passed on."""
+"""Development sessions: `nox` runs lint, types and tests, `nox -l` lists the rest; what follows `--` is passed on."""
 
 import nox
 
@@ -10,7 +10,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 ALL_EXTRAS = ".[async,orders,postgresql]"
 
 
-def group(name: str) -> list[str]:
+def group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 

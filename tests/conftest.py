@@ -1,0 +1,122 @@
+"""Fixtures of all tests: databases and brokers, each started at most once a run and only when a test needs it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from tests.support import KafkaServer, PostgresServer, UnavailableError, tiers
+from tests.support.embedded import MockCluster
+from tests.support.tiers import Tier
+
+Server = TypeVar("Server", PostgresServer, KafkaServer)
+
+# Seconds say nothing on a machine that also runs brokers and databases; a hanging example meets pytest's time limit.
+hypothesis.settings.register_profile("kafkasaga", deadline=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile("kafkasaga")
+
+
+def _started(tier: Tier, server: type[Server]) -> Iterator[Server]:
+    if reason := server.missing():
+        tiers.leave_out(tier, reason)
+    running = server()
+    try:
+        running.start()
+        yield running
+    except UnavailableError as error:
+        tiers.leave_out(tier, str(error))
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of this run. Do not stop it: `private_postgres` is for that."""
+    yield from _started(Tier.POSTGRESQL, PostgresServer)
+
+
+@pytest.fixture
+def private_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for one test, to be killed and frozen as it likes."""
+    yield from _started(Tier.POSTGRESQL, PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaServer]:
+    """The Apache Kafka of this run. Topics live as long as it does, so use names of your own. Do not stop it."""
+    yield from _started(Tier.KAFKA, KafkaServer)
+
+
+@pytest.fixture
+def private_kafka() -> Iterator[KafkaServer]:
+    """An Apache Kafka for one test, to be killed and frozen as it likes."""
+    yield from _started(Tier.KAFKA, KafkaServer)
+
+
+@pytest.fixture
+def embedded_kafka() -> MockCluster:
+    """A mock cluster for one test, without topics."""
+    return MockCluster()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an empty SQLite database in a file."""
+    return f"sqlite:///{tmp_path / 'test.sqlite'}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite_url", id="sqlite", marks=pytest.mark.sqlite),
+        pytest.param("postgres_url", id="postgresql", marks=pytest.mark.postgresql),
+    ]
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database: once on SQLite, once on PostgreSQL."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("embedded_kafka", id="embedded", marks=pytest.mark.embedded),
+        pytest.param("kafka", id="kafka", marks=pytest.mark.kafka),
+    ]
+)
+def bootstrap_servers(request: pytest.FixtureRequest) -> str:
+    """The address of a broker: once embedded, once Apache Kafka."""
+    broker: MockCluster | KafkaServer = request.getfixturevalue(request.param)
+    return broker.bootstrap_servers
+
+
+def pytest_configure() -> None:
+    tiers.required()  # a misspelt tier is an error before the first test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = {
+        report.nodeid: report
+        for outcome in ("passed", "failed", "error", "skipped", "xfailed")
+        for report in terminalreporter.getreports(outcome)
+    }
+    counts = Counter(tier for report in reports.values() for tier in Tier if tier.value in report.keywords)
+    if counts:
+        terminalreporter.section("tiers")
+        for line in tiers.summary(counts):
+            terminalreporter.line(line)

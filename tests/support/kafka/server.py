@@ -1,0 +1,178 @@
+"""A throw-away Apache Kafka: one process that is broker and KRaft controller."""
+
+import subprocess
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.support.kafka.jars import jars, missing
+from tests.support.process import ServerProcess, TemporaryDirectory, free_port
+
+READY_WITHIN = 90.0  # seconds; about 4 on an idle machine
+METADATA_SECONDS = 2.0
+TOPIC_SECONDS = 30.0
+
+SINGLE_NODE = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "5",  # 50 take seconds to create
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.num.partitions": "5",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "auto.create.topics.enable": "false",
+    "log.cleaner.dedupe.buffer.size": "16777216",  # the default takes 128 MB of the heap
+    # A killed broker is let in again when its predecessor's session is over; the default is 9 seconds.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+}
+
+
+class KafkaServer:
+    """An Apache Kafka of its own, on free loopback ports. Topics must be created before use."""
+
+    def __init__(
+        self, *, settings: Mapping[str, str] | None = None, heap: str = "512m", jvm_options: tuple[str, ...] = ()
+    ) -> None:
+        self.port = free_port()
+        self._controller_port = free_port()
+        self._settings = dict(settings or {})
+        self._jvm_options = (f"-Xmx{heap}", "-XX:+UseSerialGC", *jvm_options)
+        self._directory: TemporaryDirectory | None = None
+        self._process: ServerProcess | None = None
+
+    @staticmethod
+    def missing() -> str | None:
+        """What this machine lacks to run Kafka; None when nothing."""
+        return missing()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def process(self) -> ServerProcess:
+        if self._process is None:
+            self._process = self._format_storage()
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start the server; the first time, fetch Kafka if needed and format its storage."""
+        self.process.start(self._ready, within=READY_WITHIN)
+
+    def stop(self) -> None:
+        """Stop in good order; the data stays."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open and are not answered."""
+        self.process.pause()
+
+    def resume(self) -> None:
+        self.process.resume()
+
+    def restart(self) -> None:
+        """Stop (unless it is dead already) and start again, on the same port and data."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Kill the server and delete its data."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
+
+    def create_topics(self, *names: str, partitions: int = 4) -> None:
+        """Create topics and wait until they can be used; it is an error when one exists."""
+        admin = self._admin()
+        created = admin.create_topics(
+            [NewTopic(name, num_partitions=partitions, replication_factor=1) for name in names],
+            operation_timeout=TOPIC_SECONDS,
+        )
+        for future in created.values():
+            future.result(TOPIC_SECONDS)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+
+    def _ready(self) -> bool:
+        """Whether it answers a metadata request with itself as a broker, and leads what it held before."""
+        try:
+            metadata = self._admin().list_topics(timeout=METADATA_SECONDS)
+        except KafkaException:
+            return False
+        partitions = [partition for topic in metadata.topics.values() for partition in topic.partitions.values()]
+        return bool(metadata.brokers) and all(partition.leader >= 0 for partition in partitions)
+
+    def _format_storage(self) -> ServerProcess:
+        classpath = f"{jars()}/*"
+        self._directory = TemporaryDirectory("kafkasaga-kafka-")
+        properties = self._directory.path / "server.properties"
+        properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
+        process = ServerProcess(
+            "Apache Kafka",
+            ["java", *self._jvm_options, "-cp", classpath, "kafka.Kafka", str(properties)],
+            self._directory.path / "server.log",
+        )
+        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool"]
+        with process.log.open("wb") as output:
+            formatted = subprocess.run(
+                [*tool, "format", "-t", cluster_id, "-c", str(properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if formatted.returncode != 0:
+            raise process.error("could not format its storage")
+        return process
+
+    def _properties(self) -> dict[str, str]:
+        controller = f"127.0.0.1:{self._controller_port}"
+        return {
+            **SINGLE_NODE,
+            "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers}",
+            "controller.quorum.voters": f"1@{controller}",
+            "log.dirs": str(self._data),
+            **self._settings,
+        }
+
+    @property
+    def _data(self) -> Path:
+        if self._directory is None:
+            raise AssertionError("the directory is made first")
+        return self._directory.path / "data"

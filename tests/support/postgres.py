@@ -1,0 +1,193 @@
+"""A throw-away PostgreSQL server."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from tests.support.process import ServerProcess, TemporaryDirectory, UnavailableError, free_port
+
+SUPERUSER = "postgres"
+UNPRIVILEGED_USER = "postgres"  # PostgreSQL refuses to run as root: then it runs as this user of the system
+READY_WITHIN = 60.0  # seconds; recovery after a kill is part of it
+INSTALLED = "/usr/lib/postgresql"  # Debian keeps the server's programs off PATH
+
+
+class PostgresServer:
+    """A PostgreSQL cluster of its own, on a free loopback port, without passwords.
+
+    `fsync` is off unless a test or a benchmark measures or proves something with it: killing the processes loses
+    nothing that was committed, only a power cut would.
+    """
+
+    def __init__(self, *, fsync: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        self.port = free_port()
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "fsync": "on" if fsync else "off",
+            "full_page_writes": "on" if fsync else "off",
+            **(settings or {}),
+        }
+        self._names = count(1)
+        self._directory: TemporaryDirectory | None = None
+        self._process: ServerProcess | None = None
+
+    @staticmethod
+    def missing() -> str | None:
+        """What this machine lacks to run PostgreSQL; None when nothing."""
+        try:
+            _programs()
+            _user()
+        except UnavailableError as error:
+            return str(error)
+        return None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def process(self) -> ServerProcess:
+        if self._process is None:
+            self._process = self._create_cluster()
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start the server; the first time, create its cluster."""
+        self.process.start(self._ready, within=READY_WITHIN)
+
+    def stop(self) -> None:
+        """Stop in good order, disconnecting everybody; the data stays."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """SIGKILL the server and all its backends."""
+        self.process.kill()
+
+    def pause(self) -> None:
+        """Freeze the server and all its backends."""
+        self.process.pause()
+
+    def resume(self) -> None:
+        self.process.resume()
+
+    def restart(self) -> None:
+        """Stop (unless it is dead already) and start again, on the same port and data."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Kill the server and delete its data."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
+
+    def create_database(self, name: str | None = None) -> str:
+        """Create an empty database and return its SQLAlchemy URL."""
+        name = name or f"test_{next(self._names)}"
+        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database behind a URL, disconnecting everybody from it."""
+        name = url.rpartition("/")[2]
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def url(self, database: str = "postgres") -> str:
+        """The SQLAlchemy URL of a database, whether it exists or not."""
+        return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            connection.execute(statement)
+
+    @property
+    def _dsn(self) -> str:
+        return f"host=127.0.0.1 port={self.port} user={SUPERUSER} dbname=postgres connect_timeout=5"
+
+    def _ready(self) -> bool:
+        try:
+            with psycopg.connect(self._dsn):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+    def _create_cluster(self) -> ServerProcess:
+        programs, user = _programs(), _user()
+        self._directory = TemporaryDirectory("kafkasaga-postgres-", owner=user)
+        data = self._directory.path / "data"
+        log = self._directory.path / "server.log"
+        log.touch()
+        process = ServerProcess(
+            "PostgreSQL",
+            [str(programs / "postgres"), "-D", str(data), "-p", str(self.port), *self._options()],
+            log,
+            stop_signal=signal.SIGINT,  # "fast": does not wait for clients to leave
+            user=user,
+            environment={"LC_ALL": "C"},
+        )
+        initdb = [str(programs / "initdb"), "-D", str(data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        with log.open("ab") as output:
+            finished = subprocess.run(
+                [*initdb, "--no-locale"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._directory.path,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                check=False,
+            )
+        if finished.returncode != 0:
+            raise process.error("could not create its cluster")
+        return process
+
+    def _options(self) -> list[str]:
+        return [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+
+
+def _programs() -> Path:
+    """The directory with `initdb` and `postgres`: on PATH, or where Debian puts the newest version."""
+    on_path = shutil.which("initdb")
+    candidates = [Path(on_path).resolve().parent] if on_path else []
+    candidates += sorted(Path(INSTALLED).glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    for directory in candidates:
+        if (directory / "initdb").exists() and (directory / "postgres").exists():
+            return directory
+    raise UnavailableError(f"no PostgreSQL server: neither PATH nor {INSTALLED}/*/bin has initdb")
+
+
+def _user() -> str | None:
+    """The user to switch to; None when this process may run PostgreSQL itself."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    try:
+        pwd.getpwnam(UNPRIVILEGED_USER)
+    except KeyError:
+        raise UnavailableError(f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED_USER!r}") from None
+    return UNPRIVILEGED_USER
