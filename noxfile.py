@@ -56,5 +56,5 @@ def fmt(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright, both strict."""
     session.install("-e", ALL_EXTRAS, *group("test"), *group("types"))
-    session.run("mypy", *session.posargs)
-    session.run("pyright", *session.posargs)
+    session.run("mypy")
+    session.run("pyright")

@@ -95,9 +95,15 @@ def database_url(request: pytest.FixtureRequest) -> str:
         pytest.param("kafka", id="kafka", marks=pytest.mark.kafka),
     ]
 )
-def bootstrap_servers(request: pytest.FixtureRequest) -> str:
-    """The address of a broker: once embedded, once Apache Kafka."""
-    broker: MockCluster | KafkaServer = request.getfixturevalue(request.param)
+def broker(request: pytest.FixtureRequest) -> MockCluster | KafkaServer:
+    """A broker, with `bootstrap_servers` and `create_topics(*names)`: once embedded, once Apache Kafka."""
+    running: MockCluster | KafkaServer = request.getfixturevalue(request.param)
+    return running
+
+
+@pytest.fixture
+def bootstrap_servers(broker: MockCluster | KafkaServer) -> str:
+    """The address of `broker`."""
     return broker.bootstrap_servers
 
 

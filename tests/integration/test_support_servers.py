@@ -12,10 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from sqlalchemy import create_engine, inspect
 
 from tests.support import KafkaServer, PostgresServer, ServerError
 from tests.support.embedded import MockCluster
 from tests.support.process import FIRST_PORT, LAST_PORT, free_port
+from tests.support.tiers import Tier
 
 PATIENCE = 30.0
 
@@ -112,9 +114,7 @@ def test_databases_are_separate_and_can_be_dropped_while_in_use(postgres: Postgr
     postgres.drop_database(second)
 
 
-def test_a_server_that_cannot_start_shows_its_log() -> None:
-    if PostgresServer.missing():
-        pytest.skip("no PostgreSQL")
+def test_a_server_that_cannot_start_shows_its_log(postgres: PostgresServer) -> None:
     with pytest.raises(ServerError, match="no_such_setting"), PostgresServer(settings={"no_such_setting": "1"}):
         pass
 
@@ -138,9 +138,22 @@ def test_servers_and_data_are_gone_after_their_test_run_was_killed(postgres: Pos
     assert eventually(lambda: not alive(int(pid)) and not Path(directory).exists())
 
 
-def test_a_mock_cluster_carries_messages(embedded_kafka: MockCluster) -> None:
-    produce(embedded_kafka.bootstrap_servers, "any", b"value")
-    assert consume(embedded_kafka.bootstrap_servers, "any") == b"value"
+def test_each_broker_carries_messages(broker: MockCluster | KafkaServer, bootstrap_servers: str) -> None:
+    broker.create_topics("carried")
+    produce(bootstrap_servers, "carried", b"value")
+    assert consume(bootstrap_servers, "carried") == b"value"
+
+
+def test_each_database_is_empty_at_first(database_url: str) -> None:
+    engine = create_engine(database_url)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_markers_follow_from_fixtures(database_url: str, broker: object, request: pytest.FixtureRequest) -> None:
+    database, kafka_or_mock = request.node.callspec.id.split("-")
+    markers = {marker.name for marker in request.node.iter_markers()} & set(Tier)
+    assert markers == {database, kafka_or_mock}
 
 
 def test_ports_are_outside_the_range_of_outgoing_connections() -> None:

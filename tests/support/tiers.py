@@ -73,5 +73,7 @@ def summary(counts: Counter[Tier]) -> list[str]:
     for tier in Tier:
         tests = f"{counts[tier]} test{'' if counts[tier] == 1 else 's'}"
         reason = _left_out.get(tier)
-        lines.append(f"{tier:<12}{tests}" if reason is None else f"{tier:<12}LEFT OUT, {tests}: {reason}")
+        lines.append(
+            f"{tier:<12}{tests}" if reason is None else f"{tier:<12}LEFT OUT, {tests}: {reason.splitlines()[0]}"
+        )
     return lines
