@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from tests.support.process import UnavailableError
 
 POM = Path(__file__).with_name("pom.xml")
+JAVA_NEEDED = 17
 FETCH_SECONDS = 600.0
 MAVEN_TAIL = 15  # lines of Maven's output in an error message
 
@@ -19,9 +21,19 @@ def missing() -> str | None:
     """What this machine lacks to run Kafka; None when nothing."""
     if shutil.which("java") is None:
         return "no Java: PATH has no java"
+    if (version := java_version()) < JAVA_NEEDED:
+        return f"Apache Kafka needs Java {JAVA_NEEDED}, and PATH has Java {version}"
     if shutil.which("mvn") is None and not _complete(cache_directory()):
         return "no Maven to fetch Apache Kafka with: PATH has no mvn"
     return None
+
+
+@cache
+def java_version() -> int:
+    """The feature release of the Java on PATH; 0 when it does not say."""
+    said = subprocess.run(["java", "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    version = re.search(r'version "(\d+)', said.stderr)
+    return int(version[1]) if version else 0
 
 
 def cache_directory() -> Path:
