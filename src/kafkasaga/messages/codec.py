@@ -26,7 +26,7 @@ class Codec(Protocol):
 
 
 class JsonCodec:
-    """JSON by pydantic. Reading ignores unknown fields (additive changes are accepted); building a message forbids them."""
+    """JSON by pydantic. Reading ignores unknown fields, so additive changes are accepted; building forbids them."""
 
     content_type = "application/json"
 

@@ -11,6 +11,7 @@ attribute of ours is as good as absent, and a record without an id gets one from
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("6b616673-6167-5a00-8000-000000000001")
 """The root of every id that kafkasaga derives by name (RFC 4122, version 5)."""
+LONGEST_NAME: Final = 250
+"""Characters of a source or a step path that an incoming record may have: they become keys of tables."""
 
 
 class Operation(StrEnum):
@@ -129,12 +132,14 @@ def write_headers(envelope: Envelope) -> dict[str, str]:
 def read_attributes(record: Record) -> Attributes:
     """The attributes of an incoming record, with defaults for whatever it does not say.
 
-    The id of a record without ``ce_id`` is derived from its place in Kafka; an id that is not a UUID (CloudEvents allows
-    any text) becomes one by name, so that the inbox has one kind of key. The type of a record without ``ce_type`` is its
-    topic.
+    The id of a record without ``ce_id`` is derived from its place in Kafka; an id that is not a UUID (CloudEvents
+    allows any text) becomes one by name, so that the inbox has one kind of key; so does a source too long for a column.
+    The type of a record without ``ce_type`` is its topic.
     """
     text = {name.lower(): _text(value) for name, value in record.headers.items()}
     source = text.get("ce_source", "")
+    if len(source) > LONGEST_NAME:
+        source = f"urn:uuid:{uuid5(NAMESPACE, source)}"
     given = text.get("ce_id")
     if given is None:
         identity = uuid5(NAMESPACE, f"{record.topic}/{record.partition}/{record.offset}")
@@ -146,14 +151,21 @@ def read_attributes(record: Record) -> Attributes:
         type=text.get("ce_type", record.topic),
         content_type=text.get("content-type", "application/json"),
         saga=_saga(text),
-        traceparent=text.get("traceparent"),
+        traceparent=_traceparent(text.get("traceparent", "")),
     )
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,200})?")
+
+
+def _traceparent(text: str) -> str | None:
+    return text if _TRACEPARENT.fullmatch(text) else None
 
 
 def _saga(text: Mapping[str, str]) -> SagaContext | None:
     saga_id = _uuid(text.get("ce_sagaid", ""))
     step, generation, operation = (text.get(f"ce_saga{name}", "") for name in ("step", "generation", "operation"))
-    if saga_id is None or not step or not generation.isdecimal() or len(generation) > 9:
+    if saga_id is None or not 0 < len(step) <= LONGEST_NAME or not re.fullmatch(r"[0-9]{1,9}", generation):
         return None
     if operation not in Operation._value2member_map_:
         return None
@@ -171,8 +183,12 @@ def _saga(text: Mapping[str, str]) -> SagaContext | None:
 
 
 def _text(value: bytes) -> str:
-    """A header's text. Debezium Server writes header values as JSON strings, everybody else as bare text."""
-    text = value.decode("utf-8", "replace")
+    """A header's text, fit for a database. Debezium Server writes it as a JSON string, everybody else as bare text."""
+    text = _unquoted(value.decode("utf-8", "replace"))
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def _unquoted(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"':
         try:
             unquoted = json.loads(text)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -86,6 +87,12 @@ class Message(BaseModel, metaclass=_FrozenModel):
                 f"message {cls.__qualname__}: {named} (fields: {have}); "
                 "key= names the field whose value orders the messages of one entity"
             )
+        for name, info in cls.model_fields.items():
+            if datetime in (info.annotation, *get_args(info.annotation)):
+                raise DefinitionError(
+                    f"message {cls.__qualname__}: field {name!r} is a datetime that may lack its time zone, so that "
+                    "two services may read it as different times; use pydantic.AwareDatetime"
+                )
         cls.__contract__ = Contract(topic, key, type or topic)
 
 
@@ -98,7 +105,9 @@ def contract_of(message: type[Message] | Message) -> Contract:
     contract = message.__contract__
     if contract is None:
         cls = message if isinstance(message, type) else type(message)
-        raise DefinitionError(f"message {cls.__qualname__} has no topic; declare it: class {cls.__name__}(..., topic=\"…\")")
+        raise DefinitionError(
+            f'message {cls.__qualname__} has no topic; declare it: class {cls.__name__}(..., topic="…")'
+        )
     return contract
 
 

@@ -1,4 +1,4 @@
-"""From ``(topic, type name)`` to the class that reads it. Each service has its own registry, built from what it reads."""
+"""From ``(topic, type name)`` to the class that reads it. Each service has a registry of what it reads."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Registry:
         contract = contract_of(type)
         other = self._types.setdefault((contract.topic, contract.type), type)
         if other is not type:
+            one, two = (f"{cls.__module__}.{cls.__qualname__}" for cls in (other, type))
             raise DefinitionError(
-                f"{other.__module__}.{other.__qualname__} and {type.__module__}.{type.__qualname__} are both declared as "
-                f"type {contract.type!r} on topic {contract.topic!r}; import one of them everywhere, or give one another type="
+                f"{one} and {two} are both declared as type {contract.type!r} on topic {contract.topic!r}; "
+                "import one of them everywhere, or give one another type="
             )
 
     def find(self, topic: str, type_name: str) -> type[Message] | None:

@@ -20,4 +20,6 @@ class SagaState(BaseModel):
     Where the names differ, give it ``begin``, a class method that takes the starting message and returns the state.
     """
 
-    model_config = ConfigDict(validate_assignment=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        validate_assignment=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )

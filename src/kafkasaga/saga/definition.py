@@ -8,45 +8,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
+from functools import cached_property, partial
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_type_hints
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message, SagaState
 from kafkasaga.saga import lint
-from kafkasaga.saga.flow import AnyLeaf, Flow, LocalStep, ReplyTable, Step, WaitFor
+from kafkasaga.saga.flow import AnyLeaf, Cancellation, Ends, Flow, LocalStep, Messages, ReplyTable, Step, WaitFor
 from kafkasaga.saga.plan import Fan, Node, compile_plan, fans_around, leaves
 
-S_contra = TypeVar("S_contra", contravariant=True)
 St = TypeVar("St", bound=SagaState)
 
-Messages = Message | Sequence[Message] | None
+__all__ = ["Cancellation", "Definition", "Ends", "Messages", "Saga", "messages_named_in", "reply_tables"]
 
 
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """Why a saga is being undone: the step, the words, and the failure reply if there was one."""
-
-    step: str
-    reason: str
-    reply: Message | None = None
-
-
-class Ends(Generic[S_contra]):
-    """What the saga tells the world when it ends: messages built from its state (and from why it was cancelled)."""
-
-    def __init__(
-        self,
-        *,
-        completed: Callable[[S_contra], Messages] | None = None,
-        cancelled: Callable[[S_contra, Cancellation], Messages] | None = None,
-    ) -> None:
-        self.completed, self.cancelled = completed, cancelled
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Definition:
     """A saga as the machine needs it. Equal to no other; compare ``name`` and ``version``."""
 
@@ -63,7 +43,9 @@ class Definition:
     @cached_property
     def replies(self) -> tuple[type[Message], ...]:
         """Every message type that an instance may wait for."""
-        found = {entry.type: None for step in self.steps.values() for table in reply_tables(step) for entry in table.values()}
+        found = {
+            entry.type: None for step in self.steps.values() for table in reply_tables(step) for entry in table.values()
+        }
         return tuple(found)
 
     @cached_property
@@ -75,6 +57,25 @@ class Definition:
                 functions += [step.command, step.compensation]
         found = {type: None for f in functions if f is not None for type in messages_named_in(f)}
         return tuple(found)
+
+    @cached_property
+    def awaited_events(self) -> Mapping[str, tuple[str, ...]]:
+        """For each type of event that a ``WaitFor`` takes, the names of those steps."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, step in self.steps.items():
+            if isinstance(step, WaitFor):
+                for type in (*step.succeeds_on, *step.fails_on):
+                    found[type] = (*found.get(type, ()), name)
+        return found
+
+    def step_at(self, path: str) -> AnyLeaf:
+        """The step at a path: ``ship[2]`` is an element of step ``ship``."""
+        return self.steps[path.partition("[")[0]]
+
+    def failures_of(self, path: str) -> tuple[str, ...]:
+        """The reply types by which the step at ``path`` says that it did nothing."""
+        step = self.step_at(path)
+        return () if isinstance(step, LocalStep) else tuple(step.fails_on)
 
     def begin(self, message: Message) -> SagaState:
         """The state of a new instance, from the message that starts it."""
@@ -97,15 +98,30 @@ def reply_tables(step: AnyLeaf) -> tuple[ReplyTable, ...]:
 
 
 def messages_named_in(function: Callable[..., Any]) -> Iterator[type[Message]]:
-    """The message types that a function's code or return annotation names: enough to list topics before anything runs."""
-    code = getattr(function, "__code__", None)
-    if code is None:
+    """The message types that a function's code or return annotation names: enough to list topics before it runs."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
         return
-    around = {**getattr(function, "__globals__", {}), **inspect.getclosurevars(function).nonlocals}
-    for name in code.co_names + code.co_freevars:
-        value = around.get(name)
+    code, around = function.__code__, {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    values = [around.get(name) for name in _names_in(code)]
+    modules = [value for value in values if isinstance(value, ModuleType)]
+    values += [getattr(module, name, None) for module in modules for name in _names_in(code)]
+    with suppress(NameError):
+        hint = get_type_hints(function).get("return")
+        values += [hint, *get_args(hint)]
+    for value in values:
         if isinstance(value, type) and issubclass(value, Message) and value.__contract__ is not None:
             yield value
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Every name that a piece of code uses, also in the comprehensions and lambdas within it."""
+    yield from code.co_names + code.co_freevars
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 class Saga(Generic[St]):
@@ -134,8 +150,8 @@ class Saga(Generic[St]):
 
     def __init_subclass__(cls, *, name: str, version: int, starts_on: type[Message] | None = None) -> None:
         super().__init_subclass__()
-        body = {word: value for word, value in vars(cls).items() if not word.startswith("_")}
-        steps = {w: v for w, v in body.items() if isinstance(v, Step | LocalStep | WaitFor) and w != "flow"}
+        body: dict[str, Any] = {word: value for word, value in vars(cls).items() if not word.startswith("_")}
+        steps = {word: cast("AnyLeaf", value) for word, value in body.items() if _is_step(word, value)}
         state = _state_of(cls)
         problems = [*_name_problems(name, version, starts_on), *lint.problems(body, steps, state, starts_on)]
         if problems:
@@ -156,6 +172,11 @@ def _state_of(cls: type[Any]) -> type[SagaState] | None:
     return None
 
 
+def _is_step(word: str, value: object) -> bool:
+    """True for a named step; ``flow = reserve`` is a use of a step, not another name for it."""
+    return isinstance(value, Step | LocalStep | WaitFor) and word != "flow"
+
+
 def _name_problems(name: str, version: int, starts_on: type[Message] | None) -> Iterator[str]:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
         yield f"name={name!r}: use lower-case letters, digits, '.', '_' and '-', at most 100 [KS001]"
@@ -163,5 +184,3 @@ def _name_problems(name: str, version: int, starts_on: type[Message] | None) -> 
         yield f"version={version}: count from 1 [KS002]"
     if starts_on is not None and starts_on.__contract__ is None:
         yield f"starts_on={starts_on.__name__} has no topic; it is an abstract base [KS003]"
-
-

@@ -1,14 +1,16 @@
 """What the saga log holds: one event for each thing that happened to a saga.
 
-Events hold *resulting data*. ``decide`` runs the user's functions and writes down what came out; ``evolve`` only applies
-it, so that a lambda that was edited later cannot change the past.
+Events hold *resulting data*. ``decide`` runs the user's functions and writes down what came out; ``evolve`` only
+applies it, so that a lambda that was edited later cannot change the past.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from types import NoneType
 from typing import Any, ClassVar, get_args, get_type_hints
 from uuid import UUID
 
@@ -49,10 +51,11 @@ class FannedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBegan:
-    """A local step, or a wait for an event, began: nothing was sent."""
+    """A local step, or a wait for an event, began: nothing was sent. ``early`` is the event that had come already."""
 
     step: str
     deadline: datetime | None
+    early: str | None
     kind: ClassVar[str] = "step-began"
 
 
@@ -71,7 +74,7 @@ class CommandSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSucceeded:
-    """``data`` is the saga's state after it, or None if it did not change."""
+    """A step is done. ``data`` is the saga's state after it, or None if it did not change."""
 
     step: str
     message: str
@@ -135,7 +138,7 @@ class CompensationSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompensated:
-    """The compensation was confirmed. ``mark`` says if the participant's barrier answered: empty, repeated, …"""
+    """The compensation was confirmed. ``mark`` tells how, if the participant's barrier answered (empty, repeated)."""
 
     step: str
     message: str
@@ -149,6 +152,7 @@ class StepStuck:
     """No attempt is left and the step can be neither undone nor left out: a person is needed."""
 
     step: str
+    generation: int
     reason: str
     kind: ClassVar[str] = "step-stuck"
 
@@ -171,6 +175,25 @@ class StepSkipped:
     by: str
     why: str
     kind: ClassVar[str] = "step-skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRefused:
+    """An operator declared that a stuck pivot did not happen."""
+
+    step: str
+    by: str
+    why: str
+    kind: ClassVar[str] = "step-refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameEarly:
+    """An event came before the saga waits for it; its ``body`` (JSON) is kept until then."""
+
+    message: str
+    body: str
+    kind: ClassVar[str] = "came-early"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +238,8 @@ Event = (
     | StepStuck
     | StepRetried
     | StepSkipped
+    | StepRefused
+    | CameEarly
     | Ignored
     | Completed
     | Cancelled
@@ -222,9 +247,6 @@ Event = (
 
 EVENTS: dict[str, type[Event]] = {event.kind: event for event in get_args(Event)}
 """Every event type by its kind, the name under which it lies in the log."""
-
-_READERS: dict[Any, Any] = {UUID: UUID, datetime: datetime.fromisoformat, datetime | None: datetime.fromisoformat}
-_TUPLES = {tuple[str, ...]}
 
 
 def step_of(event: Event) -> str | None:
@@ -234,8 +256,8 @@ def step_of(event: Event) -> str | None:
 
 def to_body(event: Event) -> str:
     """The event as JSON, without its kind and step (the log has columns for them)."""
-    body = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "step"}
-    return json.dumps({name: value for name, value in body.items() if value is not None}, default=_write, separators=(",", ":"))
+    values = ((name, getattr(event, name)) for name in _FIELDS[type(event)])
+    return _encode({name: value for name, value in values if value is not None})
 
 
 def from_body(kind: str, step: str | None, body: str) -> Event:
@@ -244,29 +266,51 @@ def from_body(kind: str, step: str | None, body: str) -> Event:
     Raises:
         CorruptLog: for a kind or a body that this version does not know.
     """
-    event = EVENTS.get(kind)
-    if event is None:
+    type = EVENTS.get(kind)
+    if type is None:
         raise CorruptLog(f"the saga log holds an event of kind {kind!r}, which this version of kafkasaga does not know")
     try:
-        values: dict[str, Any] = json.loads(body)
-        for name, hint in _HINTS[event].items():
-            value = values.get(name)
-            if value is None:
-                values.setdefault(name, None)
-            elif hint in _READERS:
-                values[name] = _READERS[hint](value)
-            elif hint in _TUPLES:
-                values[name] = tuple(value)
-        return event(**values, **({} if step is None else {"step": step}))
-    except (ValueError, TypeError) as error:
+        raw: dict[str, Any] = json.loads(body)
+        if unknown := raw.keys() - _FIELDS[type].keys():
+            raise CorruptLog(f"an event of kind {kind!r} has fields that nobody knows: {sorted(unknown)}")
+        values = {name: read(raw.get(name)) for name, read in _FIELDS[type].items()}
+        if step is not None:
+            values["step"] = step
+        return type(**values)
+    except (ValueError, TypeError, AttributeError) as error:
         raise CorruptLog(f"an event of kind {kind!r} cannot be read: {error}") from None
 
 
-def _hints(event: type[Event]) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(event).items() if name not in ("step", "kind")}
+def _only(expected: Callable[[Any], Any], *types: Any) -> Callable[[Any], Any]:
+    """A reader of JSON values of ``types``; anything else is corrupt."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, types):
+            raise TypeError(f"{value!r} is not expected there")
+        return value if value is None else expected(value)
+
+    return read
 
 
-_HINTS = {event: _hints(event) for event in EVENTS.values()}
+_READERS: Mapping[Any, Callable[[Any], Any]] = {
+    str: _only(str, str),
+    str | None: _only(str, str, NoneType),
+    int: _only(int, int),
+    bool: _only(bool, bool),
+    UUID: _only(UUID, str),
+    datetime: _only(datetime.fromisoformat, str),
+    datetime | None: _only(datetime.fromisoformat, str, NoneType),
+    tuple[str, ...]: _only(tuple, list),
+}
+
+
+def _fields(event: type[Event]) -> dict[str, Callable[[Any], Any]]:
+    hints = get_type_hints(event)
+    return {field.name: _READERS[hints[field.name]] for field in fields(event) if field.name != "step"}
+
+
+_FIELDS = {event: _fields(event) for event in EVENTS.values()}
+"""How each field of each event but its step is read from JSON."""
 
 
 def _write(value: object) -> str:
@@ -275,3 +319,6 @@ def _write(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(f"not a part of an event: {value!r}")
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_write).encode

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 M = TypeVar("M", bound=Message)
 
 Kind = Literal["compensatable", "read-only", "pivot", "retriable"]
-"""What undoing a step means: it has a compensation; it changed nothing; there is no way back from it; it cannot fail."""
+"""What undoing a step means: it has a compensation; it changed nothing; there is no way back; it cannot fail."""
 
 
 class Reply(Generic[S_contra]):
@@ -80,7 +80,9 @@ class Parallel(Flow[S_contra]):
 
 
 class Conditional(Flow[S_contra]):
-    def __init__(self, then: Flow[S_contra], condition: Callable[[Any], bool], otherwise: Flow[S_contra] | None) -> None:
+    def __init__(
+        self, then: Flow[S_contra], condition: Callable[[Any], bool], otherwise: Flow[S_contra] | None
+    ) -> None:
         self.then, self.condition, self.otherwise = then, condition, otherwise
 
 
@@ -111,15 +113,15 @@ class Step(Flow[S_contra]):
         fails_on: the replies that mean a business refusal: the saga is undone (a *retriable* step is sent again).
         compensation: builds the command that undoes the step.
         compensated_on: the reply that confirms it.
-        kind: what undoing means. ``compensatable`` needs a compensation; ``read-only`` changed nothing; ``pivot`` is the
-            point of no return; ``retriable`` comes after it and cannot fail for good.
+        kind: what undoing means. ``compensatable`` needs a compensation; ``read-only`` changed nothing; ``pivot`` is
+            the point of no return; ``retriable`` comes after it and cannot fail for good.
         deadline: how long one attempt waits for its reply. Then its outcome is unknown: the command is sent again while
             ``retry`` allows, after that a pivot or retriable step is stuck, any other is undone as *may have run*.
         retry: how often the command is sent, in all. By default once for steps that can be undone, ten times otherwise.
         compensation_retry: how often the compensation is sent before the saga is stuck.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one row of a table: each is a keyword with a default)
         self,
         *,
         command: Callable[[S_contra], Message],
@@ -177,6 +179,30 @@ class WaitFor(Flow[S_contra]):
     ) -> None:
         self.succeeds_on, self.fails_on = _table(event), _table(fails_on)
         self.deadline, self.at_deadline = deadline, at_deadline
+
+
+Messages = Message | Sequence[Message] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Why a saga is being undone: the step, the words, and the failure reply if there was one."""
+
+    step: str
+    reason: str
+    reply: Message | None = None
+
+
+class Ends(Generic[S_contra]):
+    """What the saga tells the world when it ends: messages built from its state (and from why it was cancelled)."""
+
+    def __init__(
+        self,
+        *,
+        completed: Callable[[S_contra], Messages] | None = None,
+        cancelled: Callable[[S_contra, Cancellation], Messages] | None = None,
+    ) -> None:
+        self.completed, self.cancelled = completed, cancelled
 
 
 AnyLeaf = Step[Any] | LocalStep[Any] | WaitFor[Any]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -54,7 +55,7 @@ class StepState:
     spent: int = 0
     """Attempts that an operator's retry has written off."""
     command_id: UUID | None = None
-    """The last command sent."""
+    """The last command sent of this generation and operation; None if none was."""
     due: datetime | None = None
     """When the clock next concerns this step: its deadline, or its next attempt."""
 
@@ -89,10 +90,12 @@ class Instance:
     """The saga's state as JSON."""
     seq: int = 0
     """How many events the log holds."""
-    steps: Mapping[str, StepState] = field(default_factory=dict)
+    steps: Mapping[str, StepState] = field(default_factory=dict[str, StepState])
     """By path, in the order in which they began."""
-    branches: Mapping[str, bool] = field(default_factory=dict)
-    fans: Mapping[str, Fan] = field(default_factory=dict)
+    branches: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    fans: Mapping[str, Fan] = field(default_factory=dict[str, Fan])
+    early: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Events that came before the saga waits for them: type and body (JSON)."""
     turned: Turned | None = None
     ended: SagaStatus | None = None
 
@@ -116,6 +119,7 @@ class Instance:
         return min((step.due for step in self.steps.values() if step.due is not None), default=None)
 
 
+@lru_cache(maxsize=10_000)  # every transition asks several times
 def saga_id(saga: str, key: str, incarnation: int = 0) -> UUID:
     """The id of an instance: a name-based UUID, so that a saga started twice with one key is one saga."""
     return uuid5(NAMESPACE, f"saga/{saga}/{incarnation}/{key}")
@@ -123,7 +127,7 @@ def saga_id(saga: str, key: str, incarnation: int = 0) -> UUID:
 
 def to_snapshot(instance: Instance) -> str:
     """The instance as JSON. Every field is written, so that a snapshot can be compared with the fold of its log."""
-    return json.dumps(
+    return _encode(
         {
             "saga": instance.saga,
             "version": instance.version,
@@ -135,9 +139,9 @@ def to_snapshot(instance: Instance) -> str:
             "branches": dict(instance.branches),
             "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()},
             "turned": None if instance.turned is None else [getattr(instance.turned, f) for f in Turned.__slots__],
+            "early": dict(instance.early),
             "ended": instance.ended,
-        },
-        separators=(",", ":"),
+        }
     )
 
 
@@ -149,6 +153,9 @@ def from_snapshot(text: str) -> Instance:
     raw["turned"] = None if raw["turned"] is None else Turned(*raw["turned"])
     raw["ended"] = None if raw["ended"] is None else SagaStatus(raw["ended"])
     return Instance(**raw)
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _step_to_json(step: StepState) -> list[Any]:

@@ -1,7 +1,7 @@
 """The static check of a saga's definition. Each problem names the step, the remedy and a rule code.
 
 It runs at import, so a broken definition never meets a message. Rules by group: KS0xx names, KS1xx the body of the
-class, KS2xx replies and compensations, KS3xx the order of pivot and retriable steps.
+class, KS2xx a step's replies, compensation and deadline, KS3xx which steps may follow or accompany which.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from itertools import combinations
+from typing import Any, cast, get_args
 
 from kafkasaga.messages import Message, SagaState
 from kafkasaga.saga.flow import (
     AnyLeaf,
     Conditional,
+    Ends,
     FanOut,
     Flow,
+    Kind,
     LocalStep,
     Parallel,
     Sequential,
@@ -24,6 +27,9 @@ from kafkasaga.saga.flow import (
     WaitFor,
 )
 from kafkasaga.saga.plan import steps_of
+
+_AT_DEADLINE = ("compensate", "continue")
+_TWO = 2
 
 
 def problems(
@@ -37,13 +43,15 @@ def problems(
     yield from _state(state, starts_on)
     for name, step in steps.items():
         yield from _step(name, step)
-    flow = body.get("flow")
-    if not isinstance(flow, Flow):
+    if not isinstance(body.get("flow"), Flow):
         example = " >> ".join(steps) or "first >> second"
         yield f"it has no flow; write, for example, flow = {example} [KS101]"
         return
+    flow = cast("Flow[Any]", body["flow"])
+    names = {id(step): name for name, step in steps.items()}
     yield from _flow(flow, steps)
-    yield from _order(flow, {id(step): name for name, step in steps.items()})
+    yield from _one_after_another(flow, names)
+    yield from _side_by_side(flow, names)
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -52,9 +60,17 @@ def near(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+# ---- the body of the class ----------------------------------------------------------------------------------------
+
+
 def _words(body: Mapping[str, Any], steps: Mapping[str, AnyLeaf]) -> Iterator[str]:
     for word in sorted(body.keys() - steps.keys() - {"flow", "ends"}):
         yield f"{word!r} is neither a step nor 'flow' nor 'ends'{near(word, ('flow', 'ends'))} [KS102]"
+    if not isinstance(body.get("ends", Ends[Any]()), Ends):
+        yield "'ends' is not Ends; write ends = Ends[YourState](completed=…, cancelled=…) [KS108]"
+    for (one, first), (two, second) in combinations(steps.items(), 2):
+        if first is second:
+            yield f"{one!r} and {two!r} are the same step; declare a second one [KS109]"
 
 
 def _state(state: type[SagaState] | None, starts_on: type[Message] | None) -> Iterator[str]:
@@ -65,36 +81,11 @@ def _state(state: type[SagaState] | None, starts_on: type[Message] | None) -> It
         return
     for name, info in state.model_fields.items():
         if info.is_required() and name not in starts_on.model_fields:
+            hint = near(name, starts_on.model_fields)
             yield (
-                f"{state.__name__}.{name} is required, but {starts_on.__name__} has no such field"
-                f"{near(name, starts_on.model_fields)}; give it a default, or write {state.__name__}.begin(cls, event) [KS104]"
+                f"{state.__name__}.{name} is required, but {starts_on.__name__} has no such field{hint}; "
+                f"give it a default, or write {state.__name__}.begin(cls, event) [KS104]"
             )
-
-
-def _step(name: str, step: AnyLeaf) -> Iterator[str]:
-    if not isinstance(step, LocalStep) and step.deadline <= timedelta():
-        yield f"step {name!r}: deadline={step.deadline}; give it a positive one [KS201]"
-    if isinstance(step, WaitFor):
-        if not step.succeeds_on:
-            yield f"step {name!r} waits for nothing; name an event [KS202]"
-        return
-    if step.kind == "compensatable" and step.compensation is None:
-        yield (
-            f"step {name!r} cannot be undone: give it compensation=, or say why it needs none: kind='read-only' (changes "
-            "nothing), 'pivot' (no way back from here) or 'retriable' (cannot fail for good) [KS203]"
-        )
-    if step.kind != "compensatable" and step.compensation is not None:
-        yield f"step {name!r} is {step.kind}, so its compensation would never run; leave one of the two out [KS204]"
-    if isinstance(step, LocalStep):
-        return
-    if not step.succeeds_on:
-        yield f"step {name!r} has no success reply, so it would never end; give it succeeds_on= [KS202]"
-    if step.compensation is not None and not step.compensated_on:
-        yield f"step {name!r}: nothing confirms its compensation; give it compensated_on= [KS205]"
-    if step.compensation is None and step.compensated_on:
-        yield f"step {name!r} has compensated_on= but no compensation= [KS206]"
-    for type_name in sorted(step.succeeds_on.keys() & step.fails_on.keys()):
-        yield f"step {name!r}: {type_name!r} means both success and failure [KS207]"
 
 
 def _flow(flow: Flow[Any], steps: Mapping[str, AnyLeaf]) -> Iterator[str]:
@@ -106,11 +97,70 @@ def _flow(flow: Flow[Any], steps: Mapping[str, AnyLeaf]) -> Iterator[str]:
             yield f"step {name!r} is in the flow twice; declare a second step [KS106]"
     if set(used) - {id(step) for step in steps.values()}:
         yield "the flow holds a step that has no name here; assign it in the class body first (pay = pay) [KS107]"
+    for part in _parts(flow):
+        if isinstance(part, Parallel) and len(part.parts) < _TWO:
+            yield f"parallel() of {len(part.parts)}: give it at least two parts [KS110]"
 
 
-def _order(flow: Flow[Any], names: Mapping[int, str]) -> Iterator[str]:
-    """Pivot and retriable: before the pivot everything can be undone, after it nothing can fail."""
-    for first, second in _pairs(flow):
+# ---- one step -----------------------------------------------------------------------------------------------------
+
+
+def _step(name: str, step: AnyLeaf) -> Iterator[str]:
+    if not isinstance(step, LocalStep) and step.deadline <= timedelta():
+        yield f"step {name!r}: deadline={step.deadline}; give it a positive one [KS201]"
+    if not isinstance(step, LocalStep) and not step.succeeds_on:
+        yield f"step {name!r} has nothing to wait for, so it would never end; name its success reply or event [KS202]"
+    match step:
+        case Step():
+            yield from _undoing(name, step)
+            yield from _replies(name, step)
+        case LocalStep():
+            yield from _undoing(name, step)
+        case WaitFor():
+            if step.at_deadline not in _AT_DEADLINE:
+                yield _unknown(name, "at_deadline", step.at_deadline, _AT_DEADLINE)
+            yield from _twice(name, step.succeeds_on.keys() & step.fails_on.keys(), "success and failure")
+
+
+def _undoing(name: str, step: Step[Any] | LocalStep[Any]) -> Iterator[str]:
+    if step.kind not in get_args(Kind):
+        yield _unknown(name, "kind", step.kind, get_args(Kind))
+    elif step.kind == "compensatable" and step.compensation is None:
+        yield (
+            f"step {name!r} cannot be undone: give it compensation=, or say why it needs none: kind='read-only' "
+            "(changes nothing), 'pivot' (no way back from here) or 'retriable' (cannot fail for good) [KS203]"
+        )
+    elif step.kind != "compensatable" and step.compensation is not None:
+        yield f"step {name!r} is {step.kind}, so its compensation would never run; leave one of the two out [KS204]"
+
+
+def _replies(name: str, step: Step[Any]) -> Iterator[str]:
+    if step.compensation is not None and not step.compensated_on:
+        yield f"step {name!r}: nothing confirms its compensation; give it compensated_on= [KS205]"
+    if step.compensation is None and step.compensated_on:
+        yield f"step {name!r} has compensated_on= but no compensation= [KS206]"
+    yield from _twice(name, step.succeeds_on.keys() & step.fails_on.keys(), "success and failure")
+    undone = step.compensated_on.keys()
+    yield from _twice(
+        name, undone & (step.succeeds_on.keys() | step.fails_on.keys()), "an outcome and its compensation"
+    )
+
+
+def _twice(name: str, types: Iterable[str], meanings: str) -> Iterator[str]:
+    for type_name in sorted(types):
+        yield f"step {name!r}: {type_name!r} means both {meanings}; declare a reply for each [KS207]"
+
+
+def _unknown(name: str, word: str, given: str, known: Iterable[str]) -> str:
+    return f"step {name!r}: unknown {word}={given!r}; known are {', '.join(known)}{near(given, known)} [KS208]"
+
+
+# ---- several steps ------------------------------------------------------------------------------------------------
+
+
+def _one_after_another(flow: Flow[Any], names: Mapping[int, str]) -> Iterator[str]:
+    """Before the pivot everything can be undone, after it nothing can fail."""
+    for first, second in _successions(flow):
         one, two = names.get(id(first), "?"), names.get(id(second), "?")
         if first.kind == "pivot" and _can_refuse(second):
             yield (
@@ -118,18 +168,30 @@ def _order(flow: Flow[Any], names: Mapping[int, str]) -> Iterator[str]:
                 "kind='retriable', or move it before the pivot [KS301]"
             )
         if first.kind == "retriable" and _can_refuse(second):
-            yield f"step {one!r} is retriable (never undone) but {two!r}, which can fail, comes after it; swap them [KS302]"
-    for group in _groups(flow):
-        pivots = [step for step in group if step.kind == "pivot"]
-        if pivots and len(group) > 1:
-            yield f"pivot {names.get(id(pivots[0]), '?')!r} runs beside other steps; a pivot stands alone in the sequence [KS303]"
-        retriable = [step for step in group if step.kind == "retriable"]
-        if retriable and any(map(_can_refuse, group)):
-            name = names.get(id(retriable[0]), "?")
-            yield f"step {name!r} is retriable (never undone) but runs beside a step that can fail; put it after [KS304]"
+            yield f"step {one!r} is retriable (never undone), but {two!r} comes after it and can fail [KS302]"
+
+
+def _side_by_side(flow: Flow[Any], names: Mapping[int, str]) -> Iterator[str]:
+    """A pivot stands alone; what cannot be undone does not run beside what can fail; an event has one taker."""
+    found: dict[str, None] = {}
+    for first, second in _companions(flow):
+        for step, other in ((first, second), (second, first)):
+            one, two = names.get(id(step), "?"), names.get(id(other), "?")
+            if step.kind == "pivot":
+                found[f"pivot {one!r} runs beside {two!r}; a pivot stands alone in the sequence [KS303]"] = None
+            if step.kind == "retriable" and _can_refuse(other):
+                found[f"step {one!r} is retriable (never undone) but runs beside {two!r}, which can fail [KS304]"] = (
+                    None
+                )
+            if isinstance(step, WaitFor):
+                for shared in sorted(_takes(step) & _takes(other)):
+                    pair = " and ".join(repr(name) for name in sorted((one, two)))
+                    found[f"steps {pair} may wait for {shared!r} at once; an event has one taker [KS305]"] = None
+    yield from found
 
 
 def _can_refuse(step: AnyLeaf) -> bool:
+    """Whether the step can turn the saga back. Running out of attempts gets it stuck where there is no way back."""
     match step:
         case Step():
             return step.kind == "pivot" or (step.kind != "retriable" and bool(step.fails_on))
@@ -139,42 +201,42 @@ def _can_refuse(step: AnyLeaf) -> bool:
             return False
 
 
-def _pairs(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
+def _takes(step: AnyLeaf) -> set[str]:
+    return set() if isinstance(step, LocalStep) else {*step.succeeds_on, *step.fails_on}
+
+
+def _parts(flow: Flow[Any]) -> Iterator[Flow[Any]]:
+    """The flow and every part of it."""
+    yield flow
+    for part in _inner(flow):
+        yield from _parts(part)
+
+
+def _inner(flow: Flow[Any]) -> tuple[Flow[Any], ...]:
+    match flow:
+        case Sequential(parts=parts) | Parallel(parts=parts):
+            return parts
+        case Conditional(then=then, otherwise=otherwise):
+            return (then,) if otherwise is None else (then, otherwise)
+        case FanOut(body=body):
+            return (body,)
+        case _:
+            return ()
+
+
+def _successions(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
     """Every two steps of which the second begins after the first has ended."""
-    match flow:
-        case Sequential(parts=parts):
-            for position, part in enumerate(parts):
-                yield from _pairs(part)
-                for later in parts[position + 1 :]:
-                    for first in steps_of(part):
-                        for second in steps_of(later):
-                            yield first, second
-        case Parallel(parts=parts):
-            for part in parts:
-                yield from _pairs(part)
-        case Conditional(then=then, otherwise=otherwise):
-            yield from _pairs(then)
-            if otherwise is not None:
-                yield from _pairs(otherwise)
-        case FanOut(body=body):
-            yield from _pairs(body)
-        case _:
-            return
+    for part in _parts(flow):
+        if isinstance(part, Sequential):
+            for one, two in combinations(part.parts, 2):
+                yield from ((first, second) for first in steps_of(one) for second in steps_of(two))
 
 
-def _groups(flow: Flow[Any]) -> Iterator[list[AnyLeaf]]:
-    """The steps of every parallel group and fan-out (an element runs beside itself, so it counts twice)."""
-    match flow:
-        case Parallel(parts=parts):
-            yield [step for part in parts for step in steps_of(part)]
-        case FanOut(body=body):
-            yield [*steps_of(body), *steps_of(body)]
-        case Sequential(parts=parts):
-            for part in parts:
-                yield from _groups(part)
-        case Conditional(then=then, otherwise=otherwise):
-            yield from _groups(then)
-            if otherwise is not None:
-                yield from _groups(otherwise)
-        case _:
-            return
+def _companions(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
+    """Every two steps that may be under way at once; under a fan-out, each with every one, itself included."""
+    for part in _parts(flow):
+        if isinstance(part, Parallel):
+            for one, two in combinations(part.parts, 2):
+                yield from ((first, second) for first in steps_of(one) for second in steps_of(two))
+        elif isinstance(part, FanOut):
+            yield from ((first, second) for first in steps_of(part.body) for second in steps_of(part.body))

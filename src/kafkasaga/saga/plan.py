@@ -21,7 +21,7 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class Series:
     """One part after the other."""
 
     parts: tuple[Node, ...]
@@ -53,7 +53,7 @@ class Fan:
     body: Node
 
 
-Node = Leaf | Sequence_ | Group | Choice | Fan
+Node = Leaf | Series | Group | Choice | Fan
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,18 @@ class Place:
 TOP = Place()
 
 
+def split_path(path: str) -> tuple[str, tuple[int, ...]]:
+    """A step path as its step's name and the elements of the fan-outs around it, outermost first."""
+    name, *indices = path.replace("]", "").split("[")
+    return name, tuple(map(int, indices))
+
+
 def leaves(node: Node) -> Iterator[Leaf]:
     """Every step of the tree, in the order in which they are written."""
     match node:
         case Leaf():
             yield node
-        case Sequence_(parts) | Group(parts):
+        case Series(parts) | Group(parts):
             for part in parts:
                 yield from leaves(part)
         case Choice(then=then, otherwise=otherwise):
@@ -112,21 +118,30 @@ def compile_plan(flow: Flow[Any], names: Mapping[int, str]) -> Node:
     match flow:
         case Sequential(parts=parts):
             nodes = [compile_plan(part, names) for part in parts]
-            flat = [inner for node in nodes for inner in (node.parts if isinstance(node, Sequence_) else (node,))]
-            return Sequence_(tuple(flat))
+            flat = [inner for node in nodes for inner in (node.parts if isinstance(node, Series) else (node,))]
+            return Series(tuple(flat))
         case Parallel(parts=parts):
             return Group(tuple(compile_plan(part, names) for part in parts))
         case Conditional():
             then = compile_plan(flow.then, names)
-            otherwise = Sequence_(()) if flow.otherwise is None else compile_plan(flow.otherwise, names)
-            return Choice(f"{next(leaves(then)).name}?", flow.condition, then, otherwise)
+            otherwise = Series(()) if flow.otherwise is None else compile_plan(flow.otherwise, names)
+            return Choice(f"{_label(then)}?", flow.condition, then, otherwise)
         case FanOut():
             body = compile_plan(flow.body, names)
-            return Fan(f"{next(leaves(body)).name}[]", flow.items, body)
+            return Fan(f"{_label(body)}[]", flow.items, body)
         case Step() | LocalStep() | WaitFor():
             return Leaf(names[id(flow)], flow)
         case _:
             raise TypeError(f"not a part of a flow: {flow!r}")
+
+
+def _label(node: Node) -> str:
+    """A word for a part that no other part of the plan has: its first step, with a mark for each choice and fan."""
+    match node:
+        case Leaf(name) | Choice(name) | Fan(name):
+            return name
+        case Series(parts) | Group(parts):
+            return _label(parts[0])
 
 
 def fans_around(node: Node, outer: tuple[Fan, ...] = ()) -> Iterator[tuple[str, tuple[Fan, ...]]]:
@@ -134,7 +149,7 @@ def fans_around(node: Node, outer: tuple[Fan, ...] = ()) -> Iterator[tuple[str, 
     match node:
         case Leaf(name):
             yield name, outer
-        case Sequence_(parts) | Group(parts):
+        case Series(parts) | Group(parts):
             for part in parts:
                 yield from fans_around(part, outer)
         case Choice(then=then, otherwise=otherwise):

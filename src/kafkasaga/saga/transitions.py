@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from kafkasaga.errors import CorruptLog
 from kafkasaga.saga.events import (
     BranchTaken,
+    CameEarly,
     Cancelled,
     CommandSent,
     CompensationBegan,
@@ -36,6 +38,7 @@ from kafkasaga.saga.events import (
     StepCompensated,
     StepExpired,
     StepFailed,
+    StepRefused,
     StepRetried,
     StepSkipped,
     StepStuck,
@@ -55,6 +58,7 @@ STEP_TRANSITIONS: Final[Mapping[tuple[StepStatus | None, type[Event]], StepStatu
     (_S.PENDING, RetryScheduled): _S.WAITING,
     (_S.PENDING, StepStuck): _S.STUCK,
     (_S.WAITING, CommandSent): _S.PENDING,
+    (_S.WAITING, RetryScheduled): _S.WAITING,
     (_S.WAITING, StepSucceeded): _S.SUCCEEDED,
     (_S.WAITING, StepFailed): _S.FAILED,
     (_S.WAITING, StepExpired): _S.UNKNOWN,
@@ -62,6 +66,8 @@ STEP_TRANSITIONS: Final[Mapping[tuple[StepStatus | None, type[Event]], StepStatu
     (_S.STUCK, StepFailed): _S.FAILED,
     (_S.STUCK, StepRetried): _S.WAITING,
     (_S.STUCK, StepSkipped): _S.SUCCEEDED,
+    (_S.STUCK, StepRefused): _S.FAILED,
+    (_S.STUCK, StepStuck): _S.STUCK,
     # back
     (_S.SUCCEEDED, CompensationSent): _S.UNDOING,
     (_S.FAILED, CompensationSent): _S.UNDOING,
@@ -90,26 +96,11 @@ def evolve(instance: Instance | None, event: Event) -> Instance:
         return Instance(event.saga, event.version, event.key, event.incarnation, event.data, seq=1)
     if instance is None:
         raise CorruptLog(f"a saga's log opens with {event.kind!r} instead of 'started'")
-    instance = replace(instance, seq=instance.seq + 1)
-    match event:
-        case Ignored():
-            return instance
-        case _ if instance.ended is not None:
-            raise CorruptLog(f"saga {instance.id} has ended ({instance.ended}), but its log goes on with {event.kind!r}")
-        case BranchTaken():
-            return replace(instance, branches={**instance.branches, event.branch: event.taken})
-        case FannedOut():
-            return replace(instance, fans={**instance.fans, event.fan: Fan(event.count, event.data)})
-        case CompensationBegan():
-            if instance.turned is not None:
-                raise CorruptLog(f"saga {instance.id} turns back twice in its log")
-            return replace(instance, turned=Turned(event.step, event.reason, event.message, event.body))
-        case Completed():
-            return replace(instance, ended=SagaStatus.COMPLETED)
-        case Cancelled():
-            return replace(instance, ended=SagaStatus.CANCELLED)
-        case _:
-            return _evolve_step(instance, event)
+    if isinstance(event, Ignored):
+        return replace(instance, seq=instance.seq + 1)
+    if instance.ended is not None:
+        raise CorruptLog(f"saga {instance.id} is {instance.ended}, but its log goes on with {event.kind!r}")
+    return _evolve_saga(instance, event)
 
 
 def fold(events: Iterable[Event]) -> Instance | None:
@@ -132,39 +123,67 @@ StepEvent = (
     | StepStuck
     | StepRetried
     | StepSkipped
+    | StepRefused
 )
 
 
+def _evolve_saga(instance: Instance, event: Event) -> Instance:
+    seq = instance.seq + 1
+    match event:
+        case BranchTaken():
+            return replace(instance, seq=seq, branches={**instance.branches, event.branch: event.taken})
+        case FannedOut():
+            return replace(instance, seq=seq, fans={**instance.fans, event.fan: Fan(event.count, event.data)})
+        case CameEarly():
+            return replace(instance, seq=seq, early={**instance.early, event.message: event.body})
+        case CompensationBegan():
+            if instance.turned is not None:
+                raise CorruptLog(f"saga {instance.id} turns back twice in its log")
+            return replace(instance, seq=seq, turned=Turned(event.step, event.reason, event.message, event.body))
+        case Completed():
+            return replace(instance, seq=seq, ended=SagaStatus.COMPLETED)
+        case Cancelled():
+            return replace(instance, seq=seq, ended=SagaStatus.CANCELLED)
+        case Started() | Ignored():
+            raise AssertionError(f"evolve has dealt with {event.kind!r}")
+        case _:
+            return _evolve_step(instance, event)
+
+
 def _evolve_step(instance: Instance, event: StepEvent) -> Instance:
-    before = instance.steps.get(event.step)
+    path, before = event.step, instance.steps.get(event.step)
     status = STEP_TRANSITIONS.get((None if before is None else before.status, type(event)))
     if status is None:
         stands = "not begun" if before is None else before.status
-        raise CorruptLog(f"saga {instance.id}: step {event.step!r} is {stands}; {event.kind!r} cannot happen to it")
-    step = _apply(StepState(status) if before is None else replace(before, status=status, due=None), event)
-    data = instance.data
-    if isinstance(event, StepSucceeded | StepCompensated) and event.data is not None:
-        data = event.data
-    return replace(instance, data=data, steps={**instance.steps, event.step: step})
+        raise CorruptLog(f"saga {instance.id}: step {path!r} is {stands}; {event.kind!r} cannot happen to it")
+    data, early = instance.data, instance.early
+    match event:
+        case StepSucceeded() | StepCompensated() if event.data is not None:
+            data = event.data
+        case StepBegan() if event.early is not None:
+            early = {type: body for type, body in early.items() if type != event.early}
+        case _:
+            pass
+    step = _apply(before or StepState(status), status, event)
+    return replace(instance, seq=instance.seq + 1, data=data, early=early, steps={**instance.steps, path: step})
 
 
-def _apply(step: StepState, event: StepEvent) -> StepState:
-    """What an event changes beside the status. Whatever was due is no longer due, unless the event says so."""
+def _apply(step: StepState, status: StepStatus, event: StepEvent) -> StepState:
+    """The step after an event. Whatever was due is no longer due, unless the event says so."""
+    generation, attempt, spent, command_id = step.generation, step.attempt, step.spent, step.command_id
+    due: datetime | None = None
     match event:
         case CommandSent() | CompensationSent():
-            return replace(
-                step,
-                generation=event.generation,
-                attempt=event.attempt,
-                spent=step.spent if event.attempt > 1 else 0,
-                command_id=event.command_id,
-                due=event.deadline,
-            )
+            generation, attempt, command_id, due = event.generation, event.attempt, event.command_id, event.deadline
+            spent = spent if attempt > 1 else 0
         case StepBegan():
-            return replace(step, due=event.deadline)
-        case RetryScheduled():
-            return replace(step, generation=event.generation, due=event.at)
+            due = event.deadline
+        case RetryScheduled() | StepStuck():
+            due = event.at if isinstance(event, RetryScheduled) else None
+            command_id = command_id if event.generation == generation else None
+            generation = event.generation
         case StepRetried():
-            return replace(step, spent=step.attempt)
+            spent = attempt
         case _:
-            return step
+            pass
+    return StepState(status, generation, attempt, spent, command_id, due)
