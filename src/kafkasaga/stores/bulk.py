@@ -1,0 +1,193 @@
+"""Many rows in one statement, on either database: the one place where they differ.
+
+Every bulk statement reads its rows as a table ``r``::
+
+    INSERT INTO {inbox} (consumer, source, message_id) SELECT consumer, source, message_id FROM r WHERE true
+    ON CONFLICT DO NOTHING RETURNING consumer, source, message_id
+
+``r`` is put before it as a ``WITH``. On PostgreSQL it is ``unnest`` of one array for each column: the text is the
+same for any number of rows, so that it is prepared once. On SQLite it is ``VALUES``, in slices, since SQLite has no
+arrays and limits the parameters of a statement.
+
+Arrays travel as literals (``{a,b}``) in one text parameter each: building those is 2 to 20 times as fast as psycopg's
+adaptation of lists (measured: 0.2 against 3.3 µs for a text, 0.4 against 8.5 µs for 300 bytes), and any driver takes
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, CursorResult, Dialect, Table, text
+from sqlalchemy.types import TypeEngine
+
+from kafkasaga.errors import ConfigurationError
+from kafkasaga.stores.schema import Tables
+
+Row = Sequence[Any]
+Types = Mapping[str, TypeEngine[Any]]
+
+SQLITE_PARAMETERS: Final = 32_000
+"""A little below SQLite's limit of parameters in one statement (32,766 since 3.32)."""
+
+
+class Bulk(Protocol):
+    """A statement over many rows. No rows: no statement."""
+
+    def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+        """Execute it; what it returns."""
+        ...
+
+    def count(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Execute it; how many rows it touched."""
+        ...
+
+
+class Sql:
+    """Builds bulk statements for one set of tables on one kind of database.
+
+    Raises:
+        ConfigurationError: for a database that is neither PostgreSQL nor SQLite.
+    """
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        if dialect.name not in ("postgresql", "sqlite"):
+            raise ConfigurationError(f"kafkasaga keeps its tables in PostgreSQL or SQLite, not in {dialect.name!r}")
+        self.tables: Final = tables
+        self.dialect: Final = dialect
+        self.postgresql: Final = dialect.name == "postgresql"
+        quote = dialect.identifier_preparer.format_table
+        self._names = {table.name.removeprefix(tables.prefix): quote(table) for table in tables.all}
+        self._names["for_update"] = "FOR UPDATE OF t" if self.postgresql else ""
+
+    def bulk(self, statement: str, rows: Types, returns: Types | None = None) -> Bulk:
+        """A statement that reads ``r`` with columns ``rows``, and returns columns of the types ``returns``.
+
+        In the text ``{inbox}`` is a table's name, ``{for_update}`` locks the rows of the table called ``t``.
+        """
+        readers = [_reader(type, self.dialect) for type in (returns or {}).values()]
+        body = statement.format_map(self._names)
+        kind = _PostgresqlBulk if self.postgresql else _SqliteBulk
+        return kind(body, rows, readers, self.dialect)
+
+
+def types(table: Table, *names: str, **more: TypeEngine[Any]) -> dict[str, TypeEngine[Any]]:
+    """The types of a table's columns by name, and ``more`` that are not columns."""
+    return {**{name: table.c[name].type for name in names}, **more}
+
+
+def insert(table: str, columns: Sequence[str]) -> str:
+    """The text that inserts all of ``r``."""
+    names = ", ".join(columns)
+    # Without `WHERE`, SQLite would take a following ON CONFLICT for the condition of a join.
+    return f"INSERT INTO {{{table}}} ({names}) SELECT {names} FROM r WHERE true"  # noqa: S608 (our own text)
+
+
+class _PostgresqlBulk:
+    def __init__(self, body: str, rows: Types, readers: Sequence[_Convert | None], dialect: Dialect) -> None:
+        names = ", ".join(f'"{name}"' for name in rows)
+        # The inner cast makes it a text parameter for every driver; the outer one is the array's own input function.
+        arrays = ", ".join(
+            f"CAST(CAST(:r{n} AS text) AS {type.compile(dialect)}[])" for n, type in enumerate(rows.values())
+        )
+        self._text = text(f"WITH r({names}) AS (SELECT * FROM unnest({arrays})) {body}")  # noqa: S608 (our own text)
+        self._writers = [_literal_writer(type, dialect) for type in rows.values()]
+        self._readers = readers
+
+    def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+        return _read(self._execute(connection, rows), self._readers) if rows else []
+
+    def count(self, connection: Connection, rows: Sequence[Row]) -> int:
+        return self._execute(connection, rows).rowcount if rows else 0
+
+    def _execute(self, connection: Connection, rows: Sequence[Row]) -> CursorResult[Any]:
+        columns = zip(*rows, strict=True)
+        arrays = {f"r{n}": write(column) for n, (write, column) in enumerate(zip(self._writers, columns, strict=True))}
+        return connection.execute(self._text, arrays)
+
+
+class _SqliteBulk:
+    def __init__(self, body: str, rows: Types, readers: Sequence[_Convert | None], dialect: Dialect) -> None:
+        self._names = ", ".join(f'"{name}"' for name in rows)
+        self._body = body
+        self._binders = [type.dialect_impl(dialect).bind_processor(dialect) for type in rows.values()]
+        self._readers = readers
+
+    def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+        return [row for result in self._execute(connection, rows) for row in _read(result, self._readers)]
+
+    def count(self, connection: Connection, rows: Sequence[Row]) -> int:
+        return sum(result.rowcount for result in self._execute(connection, rows))
+
+    def _execute(self, connection: Connection, rows: Sequence[Row]) -> Iterator[CursorResult[Any]]:
+        size = SQLITE_PARAMETERS // len(self._binders)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            values = [
+                value if bind is None else bind(value)
+                for row in part
+                for bind, value in zip(self._binders, row, strict=True)
+            ]
+            marks = _sqlite_values(len(part), len(self._binders))
+            yield connection.exec_driver_sql(f"WITH r({self._names}) AS (VALUES {marks}) {self._body}", tuple(values))
+
+
+@lru_cache(maxsize=1024)
+def _sqlite_values(rows: int, columns: int) -> str:
+    return ",".join([f"({','.join('?' * columns)})"] * rows)
+
+
+# ---- values -------------------------------------------------------------------------------------------------------
+
+_Convert = Callable[[Any], Any]
+
+
+def _reader(type: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
+    return type.dialect_impl(dialect).result_processor(dialect, None)
+
+
+def _read(result: CursorResult[Any], readers: Sequence[_Convert | None]) -> list[tuple[Any, ...]]:
+    found = result.fetchall()
+    if not any(readers):
+        return [tuple(row) for row in found]
+    return [
+        tuple(value if read is None else read(value) for read, value in zip(readers, row, strict=True)) for row in found
+    ]
+
+
+def _literal_writer(type: TypeEngine[Any], dialect: Dialect) -> Callable[[Sequence[Any]], str]:
+    """A function that writes values of one column as a PostgreSQL array literal."""
+    bind = type.bind_processor(dialect) if type.python_type is datetime else None
+    element = _ELEMENTS[type.python_type]
+
+    def write(values: Sequence[Any]) -> str:
+        bound = values if bind is None else [bind(value) for value in values]
+        return f"{{{','.join(['NULL' if value is None else element(value) for value in bound])}}}"
+
+    return write
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _hexadecimal(value: bytes) -> str:
+    return f'"\\\\x{value.hex()}"'
+
+
+def _time(value: datetime) -> str:
+    return f'"{value.isoformat()}"'
+
+
+_ELEMENTS: dict[type, _Convert] = {
+    UUID: str,
+    int: str,
+    str: _quoted,
+    bytes: _hexadecimal,
+    datetime: _time,
+}

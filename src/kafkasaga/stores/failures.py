@@ -1,0 +1,75 @@
+"""What a database error means to us: the one table that says so.
+
+Two kinds are ours. The database rolled a transaction back because of another one: run it again. Or it is not there:
+wait. Anything else (a constraint of the user's, a syntax error) passes through as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from kafkasaga.errors import DatabaseUnavailable, KafkasagaError, SerializationConflict
+
+SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
+    "40001": SerializationConflict,  # serialization_failure
+    "40P01": SerializationConflict,  # deadlock_detected
+    "55P03": SerializationConflict,  # lock_not_available: lock_timeout ran out
+    "08": DatabaseUnavailable,  # connection exceptions
+    "53": DatabaseUnavailable,  # out of disk, memory or connections
+    "57P": DatabaseUnavailable,  # shut down, crashed, starting up, idle_session_timeout
+    "25006": DatabaseUnavailable,  # read-only: we are still connected to what is a standby by now
+    "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
+}
+"""SQLSTATEs, or what they begin with."""
+
+SQLITE_CODES: Final[dict[int, type[KafkasagaError]]] = {
+    sqlite3.SQLITE_BUSY: SerializationConflict,
+    sqlite3.SQLITE_LOCKED: SerializationConflict,
+    sqlite3.SQLITE_IOERR: DatabaseUnavailable,
+    sqlite3.SQLITE_FULL: DatabaseUnavailable,
+    sqlite3.SQLITE_CANTOPEN: DatabaseUnavailable,
+}
+"""SQLite's primary result codes."""
+
+_PRIMARY: Final = 0xFF  # an extended result code holds its primary one in the low byte
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Raise our errors in place of the database's, inside the block."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise DatabaseUnavailable(f"no connection came free: {error}") from error
+    except DBAPIError as error:
+        kind = kind_of(error)
+        if kind is None:
+            raise
+        raise kind(_first_line(error)) from error
+
+
+def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:
+    """What an error means to us; None if it is the user's own."""
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    if isinstance(state, str):
+        found = next((kind for start, kind in SQLSTATES.items() if state.startswith(start)), None)
+        if found is not None:
+            return found
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if isinstance(code, int) and (code & _PRIMARY) in SQLITE_CODES:
+        return SQLITE_CODES[code & _PRIMARY]
+    if error.connection_invalidated:
+        return DatabaseUnavailable
+    # PostgreSQL's drivers report a server that cannot be reached, or that hung up, without any SQLSTATE.
+    lost = state is None and code is None and isinstance(error, OperationalError | InterfaceError)
+    return DatabaseUnavailable if lost else None
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]

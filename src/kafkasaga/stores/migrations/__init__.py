@@ -1,0 +1,88 @@
+"""Creating the library's tables and keeping them up to date: Alembic migrations that the package ships.
+
+They have a version table of their own (``<prefix>kafkasaga_version``, in the tables' schema) and so live beside the
+user's own migrations without a common history. Two processes that upgrade at once wait for each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.schema import CreateSchema
+
+from kafkasaga.errors import SchemaError
+from kafkasaga.stores.dialects import begin_writing
+from kafkasaga.stores.failures import translated
+from kafkasaga.stores.schema import Tables
+
+_LOCK: Final = 0x6B61666B61736167
+"""The number of the advisory lock under which an upgrade runs: "kafkasag"."""
+
+
+def upgrade(engine: Engine, tables: Tables) -> None:
+    """Create the tables, or bring them up to date; also the schema, on PostgreSQL, if there is none. All or nothing."""
+    with translated(), engine.connect() as connection, connection.begin():
+        begin_writing(connection)
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            if tables.schema is not None and not inspect(connection).has_schema(tables.schema):
+                connection.execute(CreateSchema(tables.schema))
+        config = _config()
+        config.attributes.update(connection=connection, tables=tables)
+        command.upgrade(config, "head")
+
+
+def check(engine: Engine, tables: Tables) -> None:
+    """Make sure that the tables are those of this version.
+
+    Raises:
+        SchemaError: if they are missing, old, or newer than this version; it names the remedy.
+    """
+    with translated(), engine.connect() as connection:
+        problem = _problem(connection, tables)
+    if problem is not None:
+        raise SchemaError(problem)
+
+
+def version_options(tables: Tables) -> dict[str, Any]:
+    """Where Alembic notes the version of ``tables``."""
+    return {"version_table": tables.version_table, "version_table_schema": tables.schema}
+
+
+def _problem(connection: Connection, tables: Tables) -> str | None:
+    where = f"database {connection.engine.url.database!r}" + (f", schema {tables.schema!r}" if tables.schema else "")
+    scripts = ScriptDirectory.from_config(_config())
+    current = MigrationContext.configure(connection, opts=version_options(tables)).get_current_revision()
+    if current is None:
+        return f"{where} does not have kafkasaga's tables; create them: {_remedy(tables)}"
+    if current not in {script.revision for script in scripts.walk_revisions()}:
+        return (
+            f"{where}: kafkasaga's tables are at version {current!r}, which is newer than this kafkasaga; "
+            "upgrade the kafkasaga package"
+        )
+    if current != scripts.get_current_head():
+        return f"{where}: kafkasaga's tables are at the old version {current!r}; run: {_remedy(tables)}"
+    there = inspect(connection).get_table_names(schema=tables.schema)
+    missing = [table.name for table in tables.all if table.name not in there]
+    if missing:
+        return f"{where} lacks {', '.join(missing)}, which kafkasaga once created; restore them from a backup"
+    return None
+
+
+def _remedy(tables: Tables) -> str:
+    schema = f" --schema {tables.schema}" if tables.schema else ""
+    prefix = f" --prefix {tables.prefix}" if tables.prefix else ""
+    return f"kafkasaga db upgrade{schema}{prefix}"
+
+
+def _config() -> Config:
+    config = Config()
+    # Alembic interpolates "%" in its options.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config

@@ -1,0 +1,169 @@
+"""One relay at a time on PostgreSQL: a session advisory lock on a dedicated connection.
+
+Everything the relay does runs on the connection that holds the lock. Whatever ends the connection frees the lock at
+once, and a relay that lost it notices with its next statement. A frozen relay loses it by the server's clock: the
+connection has an ``idle_session_timeout``, and ``acquire`` and ``wait`` send a heartbeat in time. No other clock takes
+part (I12).
+
+A relay that lost the lock unawares may still send what it had fetched. It cannot reorder a key by that, because at most
+one message of a key is on its way (see the relay); it can only repeat, and the inbox knows repetitions.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, text
+
+from kafkasaga.errors import ConfigurationError, DatabaseUnavailable
+from kafkasaga.stores.bulk import Sql
+from kafkasaga.stores.failures import translated
+from kafkasaga.stores.relay_queue import SqlRelayQueue
+from kafkasaga.stores.wake import Target, listen
+
+IDLE_SESSION: Final = 15.0
+"""Seconds without a sign of life after which the server ends the relay's connection."""
+HEARTBEATS: Final = 5
+"""Signs of life in that time."""
+
+
+class PostgresqlRelayQueue(SqlRelayQueue):
+    """Implements ``ports.RelayQueue``. ``engine`` must reach the server itself: poolers between share sessions."""
+
+    def __init__(
+        self, engine: Engine, sql: Sql, *, bucket: int = 0, idle_session_timeout: float = IDLE_SESSION
+    ) -> None:
+        super().__init__(sql, bucket)
+        if engine.dialect.driver != "psycopg":
+            raise ConfigurationError(f"the relay needs the psycopg driver, not {engine.dialect.driver!r}")
+        self._engine = engine
+        self._bucket = bucket
+        self._idle_timeout = idle_session_timeout
+        self._connection: Connection | None = None
+        self._held = False
+        self._alive_at = 0.0
+        self._notified = False
+        self._target = Target.of(engine, sql.tables)
+        self._wakers = socket.socketpair()
+        for end in self._wakers:
+            end.setblocking(False)  # noqa: FBT003 (positional only)
+        self._unlisten = listen(self._target, self)
+
+    @property
+    def active(self) -> bool:
+        """Whether this relay holds the outbox, as far as it knows."""
+        return self._held
+
+    def acquire(self) -> bool:
+        """One statement, or none if the lock was proven to be held just now; a few when it changes hands."""
+        with self._guarded(self._connection or self._connect()) as connection:
+            if self._held:
+                self._heartbeat(connection)
+            elif self._try_lock(connection):
+                self._held = True
+            return self._held
+
+    def wait(self, timeout: float) -> None:
+        """Wait for a NOTIFY, a ``wake`` or the timeout, whichever comes first, with heartbeats in between."""
+        end = time.monotonic() + timeout
+        while not self._woken() and (left := end - time.monotonic()) > 0:
+            self._wait_once(min(left, self._idle_timeout / HEARTBEATS))
+
+    def wake(self) -> None:
+        """From any thread."""
+        with suppress(BlockingIOError, OSError):  # full: the wake-up is there already; closed: nobody waits
+            self._wakers[1].send(b"\0")
+
+    def close(self) -> None:
+        """Give it up; the lock goes with the connection."""
+        self._unlisten()
+        self._drop()
+        for end in self._wakers:
+            end.close()
+
+    # ---- waiting --------------------------------------------------------------------------------------------------
+
+    def _woken(self) -> bool:
+        """Whether something came since the last time; forgets it."""
+        with suppress(BlockingIOError):
+            self._notified |= bool(self._wakers[0].recv(4096))
+        notified, self._notified = self._notified, False
+        return notified
+
+    def _wait_once(self, seconds: float) -> None:
+        sources: list[Any] = [self._wakers[0]]
+        if self._connection is not None:
+            sources.append(_driver(self._connection))
+        readable, _, _ = select.select(sources, [], [], seconds)
+        if self._connection is not None and self._held:
+            # Something from the server: the driver handles a notification along with the next answer.
+            with self._guarded(self._connection) as connection:
+                self._heartbeat(connection, needed=len(readable) > 0 and readable[-1] is not self._wakers[0])
+
+    # ---- holding --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        with translated():
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._connection = connection
+        return connection
+
+    def _try_lock(self, connection: Connection) -> bool:
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._lock_key(connection)}):
+            return False
+        _driver(connection).add_notify_handler(self._on_notify)
+        milliseconds = str(int(self._idle_timeout * 1000))
+        connection.execute(text("SELECT set_config('idle_session_timeout', :value, false)"), {"value": milliseconds})
+        connection.exec_driver_sql(f"LISTEN {self._target.channel}")
+        return True
+
+    def _lock_key(self, connection: Connection) -> int:
+        """The lock's number: advisory locks belong to a database, so schema, prefix and bucket make it unique."""
+        schema = self.tables.schema or connection.scalar(text("SELECT current_schema()"))
+        name = f"kafkasaga/relay/{schema}/{self.tables.prefix}/{self._bucket}"
+        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+    def _heartbeat(self, connection: Connection, *, needed: bool = False) -> None:
+        if needed or time.monotonic() - self._alive_at > self._idle_timeout / HEARTBEATS:
+            connection.exec_driver_sql("SELECT 1")
+
+    def _on_notify(self, _: object) -> None:
+        self._notified = True
+
+    @contextmanager
+    def _guarded(self, connection: Connection) -> Generator[Connection]:
+        """Whatever goes wrong with the connection, it is not held any more."""
+        try:
+            with translated():
+                yield connection
+        except BaseException:
+            self._drop()
+            raise
+        self._alive_at = time.monotonic()
+
+    def _drop(self) -> None:
+        connection, self._connection, self._held = self._connection, None, False
+        if connection is not None:
+            # Closed, not given back to the pool, where it would keep the lock; and without asking the server for
+            # anything, which may be gone.
+            connection.invalidate()
+            connection.close()
+
+    @contextmanager
+    def _reading(self) -> Generator[Connection]:
+        if self._connection is None or not self._held:
+            raise DatabaseUnavailable("this relay does not hold the outbox; acquire() it first")
+        with self._guarded(self._connection) as connection:
+            yield connection
+
+    _writing = _reading
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection

@@ -1,0 +1,116 @@
+"""The outbox from its other end: what the relay reads, deletes and blocks. Who may do so, subclasses decide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, bindparam, select
+
+from kafkasaga.ports import OutboxRow
+from kafkasaga.stores.bulk import Sql, types
+from kafkasaga.stores.schema import Tables
+
+
+class OutboxReader:
+    """Statements on the outbox, as the relay needs them."""
+
+    def __init__(self, sql: Sql, bucket: int) -> None:
+        outbox, block = sql.tables.outbox, sql.tables.outbox_block
+        self._fetch = (
+            select(
+                outbox.c.id,
+                outbox.c.message_id,
+                outbox.c.topic,
+                outbox.c.key,
+                outbox.c.payload,
+                outbox.c.headers,
+                outbox.c.created_at,
+            )
+            .where(outbox.c.id > bindparam("after"), outbox.c.bucket == bucket)
+            .order_by(outbox.c.id)
+            .limit(bindparam("limit"))
+        )
+        # The id alone may be another message's by now, if the database was restored (A33).
+        self._delete = sql.bulk(
+            """DELETE FROM {outbox} WHERE EXISTS (SELECT 1 FROM r
+            WHERE r.id = {outbox}.id AND r.message_id = {outbox}.message_id) AND id IN (SELECT r.id FROM r)""",
+            types(outbox, "id", "message_id"),
+        )
+        self._block = sql.bulk(
+            """INSERT INTO {outbox_block} (message_id, topic, key, error) SELECT message_id, topic, key, error FROM r
+            WHERE true ON CONFLICT (message_id) DO UPDATE SET error = excluded.error""",
+            types(block, "message_id", "topic", "key", "error"),
+        )
+        self._unblock = sql.bulk(
+            "DELETE FROM {outbox_block} WHERE message_id IN (SELECT r.message_id FROM r)", types(block, "message_id")
+        )
+        self._blocked = select(block.c.message_id, block.c.error)
+
+    def fetch(self, connection: Connection, after: int, limit: int) -> list[OutboxRow]:
+        found = connection.execute(self._fetch, {"after": after, "limit": limit})
+        return [
+            OutboxRow(id, message_id, topic, key, payload, json.loads(headers), created_at)
+            for id, message_id, topic, key, payload, headers, created_at in found
+        ]
+
+    def delete(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
+        self._delete.count(connection, [(row.position, row.message_id) for row in rows])
+
+    def block(self, connection: Connection, row: OutboxRow, error: str) -> None:
+        self._block.count(connection, [(row.message_id, row.topic, row.key, error.replace("\0", "\ufffd"))])
+
+    def unblock(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
+        self._unblock.count(connection, [(row.message_id,) for row in rows])
+
+    def blocked(self, connection: Connection) -> dict[UUID, str]:
+        return dict(connection.execute(self._blocked).tuples().all())
+
+
+class SqlRelayQueue:
+    """The half of ``ports.RelayQueue`` that is the same on every database.
+
+    One thread uses it; only ``wake`` may be called from others.
+    """
+
+    def __init__(self, sql: Sql, bucket: int) -> None:
+        self.tables: Final[Tables] = sql.tables
+        self._reader = OutboxReader(sql, bucket)
+
+    def _reading(self) -> AbstractContextManager[Connection]:
+        """A connection without an open transaction; raises DatabaseUnavailable if the queue is not held."""
+        raise NotImplementedError
+
+    def _writing(self) -> AbstractContextManager[Connection]:
+        """A connection on which each statement commits, or all do at the end."""
+        raise NotImplementedError
+
+    def fetch(self, after: int, limit: int) -> list[OutboxRow]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._reader.fetch(connection, after, limit)
+
+    def delete(self, rows: Sequence[OutboxRow]) -> None:
+        """One statement."""
+        if rows:
+            with self._writing() as connection:
+                self._reader.delete(connection, rows)
+
+    def block(self, row: OutboxRow, error: str) -> None:
+        """One statement."""
+        with self._writing() as connection:
+            self._reader.block(connection, row, error)
+
+    def unblock(self, rows: Sequence[OutboxRow]) -> None:
+        """One statement."""
+        if rows:
+            with self._writing() as connection:
+                self._reader.unblock(connection, rows)
+
+    def blocked(self) -> dict[UUID, str]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._reader.blocked(connection)

@@ -1,0 +1,171 @@
+"""A service's database, as the runtime sees it: ``ports.Store`` over SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache, partial
+from threading import Event
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import URL, Connection, Dialect, Engine
+from sqlalchemy.orm import Session
+
+from kafkasaga.errors import DefinitionError
+from kafkasaga.ports import TopicPartition
+from kafkasaga.stores import migrations, wake
+from kafkasaga.stores.bulk import Sql
+from kafkasaga.stores.dialects import begin_writing
+from kafkasaga.stores.engine import create_library_engine
+from kafkasaga.stores.failures import translated
+from kafkasaga.stores.handler_session import HandlerSession
+from kafkasaga.stores.offsets import Offsets
+from kafkasaga.stores.outbox import Outbox
+from kafkasaga.stores.outbox_rows import OutboxRows
+from kafkasaga.stores.queries import Queries
+from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
+from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
+from kafkasaga.stores.schema import Tables
+from kafkasaga.stores.timers import Timers
+from kafkasaga.stores.unit_of_work import SqlUnitOfWork, Statements
+
+
+class SqlStore:
+    """Implements ``ports.Store``. Threads may share it.
+
+    An engine of the user's own works; one made by ``create_store`` has the protections described in ``engine``.
+
+    Args:
+        engine: where the tables are.
+        tables: the library's tables, or an outbox that has them.
+        direct: an engine that reaches PostgreSQL itself, where ``engine`` goes through a pooler that shares sessions
+            (PgBouncer in transaction mode): the relay needs a session of its own.
+    """
+
+    def __init__(self, engine: Engine, tables: Tables | Outbox, *, direct: Engine | None = None) -> None:
+        self.engine: Final = engine
+        self.tables: Final = tables_of(tables)
+        self._direct = direct or engine
+        self._sql = Sql(self.tables, engine.dialect)
+        self._statements = _statements(self.tables, engine.dialect)
+        self._offsets = Offsets(self._sql)
+        self._outbox = OutboxRows(self._sql)
+        self._timers = Timers(self.tables)
+        # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
+        self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
+
+    @contextmanager
+    def begin(self) -> Generator[SqlUnitOfWork]:
+        """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
+        published = Event()
+        with translated(), self.engine.connect() as connection:
+            transaction = connection.begin()
+            begin_writing(connection)
+            unit = SqlUnitOfWork(connection, self._statements, published.set)
+            try:
+                yield unit
+                unit.flush()
+                # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
+                # has rolled back and swallowed the error. `commit` raises then.
+                transaction.commit()
+            finally:
+                session = unit.existing_session
+                if isinstance(session, HandlerSession):
+                    session.detach()
+        if session is not None:
+            wake.committed(session)
+        if published.is_set():
+            wake.wake(self.engine, self.tables)
+
+    def enlist(self, session: Any) -> SqlUnitOfWork:
+        """The caller's own transaction as a unit of work: it commits with the session, which then wakes the relay."""
+        return enlist(session, self.tables)
+
+    def check_schema(self) -> None:
+        """Raises SchemaError if the tables are missing, old or newer."""
+        migrations.check(self.engine, self.tables)
+
+    def positions(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._offsets.read(connection, group, partitions)
+
+    def due_sagas(self, now: datetime, limit: int) -> list[UUID]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._timers.due(connection, now, limit)
+
+    def next_due(self) -> datetime | None:
+        """One statement."""
+        with self._reading() as connection:
+            return self._timers.next_due(connection)
+
+    def unsent(self, ids: Collection[UUID]) -> set[UUID]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._outbox.unsent(connection, ids)
+
+    def live_versions(self) -> dict[tuple[str, int], int]:
+        """How many sagas of each (name, version) have not ended (invariant I15). One statement."""
+        return self.queries().live_versions()
+
+    def queries(self) -> Queries:
+        """What operators look at."""
+        return Queries(self._reads, self.tables)
+
+    def relay_queue(self, bucket: int = 0) -> PostgresqlRelayQueue | SqliteRelayQueue:
+        """The outbox as its relay sees it."""
+        if self._sql.postgresql:
+            return PostgresqlRelayQueue(self._direct, self._sql, bucket=bucket)
+        return SqliteRelayQueue(self.engine, self._sql, bucket=bucket)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        wake.close(self.engine)
+        self.engine.dispose()
+        self._direct.dispose()
+
+    @contextmanager
+    def _reading(self) -> Generator[Connection]:
+        with translated(), self._reads.connect() as connection:
+            yield connection
+
+
+def enlist(session: Any, tables: Tables | Outbox) -> SqlUnitOfWork:
+    """The caller's own transaction as a unit of work: it commits with the session, which then wakes the relay.
+
+    Raises:
+        DefinitionError: for anything but a Session.
+    """
+    if not isinstance(session, Session):
+        raise DefinitionError(
+            f"a unit of work needs a Session, not {type(session).__name__}; "
+            "with an AsyncSession: await session.run_sync(lambda session: …)"
+        )
+    tables = tables_of(tables)
+    with translated():
+        connection = session.connection(bind_arguments={"clause": tables.saga})
+        begin_writing(connection)
+    published = partial(wake.wake_after_commit, session, connection.engine, tables)
+    return SqlUnitOfWork(connection, _statements(tables, connection.dialect), published, session)
+
+
+def tables_of(given: Tables | Outbox) -> Tables:
+    """The tables, or those of an outbox."""
+    return given.tables if isinstance(given, Outbox) else given
+
+
+@lru_cache(maxsize=64)
+def _statements(tables: Tables, dialect: Dialect) -> Statements:
+    return Statements(Sql(tables, dialect))
+
+
+def create_store(
+    url: str | URL, tables: Tables | Outbox, *, direct_url: str | URL | None = None, **options: Any
+) -> SqlStore:
+    """A store on an engine of its own, with the protections of ``create_library_engine``, which takes ``options``."""
+    engine = create_library_engine(url, **options)
+    direct = None if direct_url is None else create_library_engine(direct_url, **options)
+    return SqlStore(engine, tables, direct=direct)
