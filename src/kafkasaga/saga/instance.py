@@ -29,6 +29,10 @@ class StepStatus(StrEnum):
     UNDO_STUCK = "undo-stuck"
     COMPENSATED = "compensated"
 
+    @property
+    def stuck(self) -> bool:
+        return self in (StepStatus.STUCK, StepStatus.UNDO_STUCK)
+
 
 class SagaStatus(StrEnum):
     """Where a saga stands."""
@@ -107,7 +111,7 @@ class Instance:
     def status(self) -> SagaStatus:
         if self.ended is not None:
             return self.ended
-        if any(step.status in (StepStatus.STUCK, StepStatus.UNDO_STUCK) for step in self.steps.values()):
+        if any(step.status.stuck for step in self.steps.values()):
             return SagaStatus.STUCK
         return SagaStatus.RUNNING if self.turned is None else SagaStatus.COMPENSATING
 

@@ -115,7 +115,7 @@ def ran(turn: Turn, ran: Ran) -> None:
 def operate(turn: Turn, act: Operated) -> None:
     """A person decides about a stuck step; who and why is logged."""
     path, state = act.step, turn.instance.steps.get(act.step)
-    if state is None or state.status not in (StepStatus.STUCK, StepStatus.UNDO_STUCK):
+    if state is None or not state.status.stuck:
         raise ValueError(f"step {path!r} {_stands(turn.instance, path)}; only a stuck step can be operated on")
     match act:
         case SkipStuck():

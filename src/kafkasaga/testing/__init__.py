@@ -1,0 +1,5 @@
+"""What tests of services and sagas need; shipped, and used by the library's own tests."""
+
+from kafkasaga.testing.scenario import Scenario, scenario
+
+__all__ = ["Scenario", "scenario"]
