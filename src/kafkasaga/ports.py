@@ -61,7 +61,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BarrierEntry:
-    """The outcome, and the first reply, to be given again: its topic, type and body (None without a reply or body)."""
+    """The outcome, and the first reply, to be given again: its topic, type and body."""
 
     outcome: Outcome
     reply_topic: str | None = None
@@ -93,7 +93,7 @@ class SagaChange:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A message that waits to be published. ``position`` orders rows; after a restore it may be used again, the id never."""
+    """A message that waits to be published. After a restore a position may be used again, a message id never."""
 
     position: int
     message_id: UUID
@@ -149,6 +149,8 @@ class SagaSummary:
     seq: int
     started_at: datetime
     updated_at: datetime
+    reason: str | None = None
+    """Why it turned back, was cancelled, or is stuck."""
 
 
 # ---- stores -------------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ class UnitOfWork(Protocol):
         ...
 
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
-        """Lock and read sagas, in the order of their ids, so that no two batches can dead-lock. Unknown ids are left out."""
+        """Lock and read sagas, in the order of their ids (no two batches can dead-lock). Unknown ids are left out."""
         ...
 
     def current_sagas(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
@@ -252,6 +254,10 @@ class Store(Protocol):
         """Sagas whose timer is due, oldest first."""
         ...
 
+    def live_versions(self) -> dict[tuple[str, int], int]:
+        """How many sagas are under way under each (name, version)."""
+        ...
+
     def next_due(self) -> datetime | None:
         """When the next timer is due."""
         ...
@@ -317,7 +323,7 @@ class RelayQueue(Protocol):
 
 
 Assigned = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, int]]
-"""Called when partitions are assigned; returns where to read each on. Partitions left out start at the group's offset."""
+"""Called when partitions are assigned; returns where to read each on. Those left out start at the group's offset."""
 Revoked = Callable[[Collection[TopicPartition]], None]
 """Called when partitions are taken away or lost."""
 
@@ -331,6 +337,10 @@ class Consumer(Protocol):
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
         """Wait up to ``timeout`` seconds for the first record, then return what is there, at most ``limit``."""
+        ...
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """How far ``poll`` has come, also past what is not a record (transaction markers, compacted records)."""
         ...
 
     def store(self, positions: Mapping[TopicPartition, int]) -> None:
