@@ -1,0 +1,213 @@
+"""A member of a consumer group."""
+
+# ruff: noqa: SLF001 - librdkafka gives the errors of its own making names that begin with an underscore
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as Place
+
+from kafkasaga.errors import ConfigurationError
+from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
+from kafkasaga.kafka.link import Link, logger
+from kafkasaga.kafka.topics import Topics
+from kafkasaga.kafka.translate import record_of
+from kafkasaga.messages import Record
+from kafkasaga.ports import Assigned, Revoked, TopicPartition
+
+WATERMARK_SECONDS: Final = 5.0
+"""For a broker to say where a partition begins, before the consumer does without."""
+
+
+class KafkaConsumer:
+    """Implements ``ports.Consumer``. Everything but ``ends`` must be called from one thread.
+
+    Whatever goes wrong inside librdkafka's callbacks is raised at the beginning of the *next* ``poll``: an exception on
+    the way out of this one would drop the records that it has already taken from the queue.
+    """
+
+    def __init__(self, settings: KafkaSettings, group: str, *, client_id: str | None = None) -> None:
+        config = self._config = KafkaConfig.of(settings, client_id or group)
+        self._group = group
+        self._link = Link(config, f"consumer {group}")
+        self._consumer = self._link.open(Consumer, config.consumer(group))
+        self._topics = Topics(settings)
+        self._assigned: Assigned = lambda _: {}
+        self._revoked: Revoked = lambda _: None
+        self._waiting: set[TopicPartition] = set()
+        """Assigned by the group, but ``assigned`` has not said yet where to begin."""
+        self._reading: dict[TopicPartition, int | None] = {}
+        """Where each partition is to be read on; None: at the group's offset, which only the broker knows."""
+        self._paused = False
+        self._failure: Exception | None = None
+
+    def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
+        """Join the group."""
+        self._assigned, self._revoked = assigned, revoked
+        self._consumer.subscribe(
+            sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        """Wait for the first record, then return what is there.
+
+        Raises:
+            ConfigurationError: if another process uses the same instance id, or librdkafka gave up for good.
+        """
+        self._raise_failure()
+        if self._waiting:
+            self._begin()
+        self._link.probe(self._consumer)
+        messages = self._consumer.consume(1, timeout)
+        if messages and limit > 1:
+            try:
+                messages += self._consumer.consume(limit - 1, 0)
+            except KafkaException as error:
+                self._failure = error
+        return [record for message in messages if (record := self._taken(message)) is not None]
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """How far each partition has been read, also past what is not a record: transaction markers, compacted ones."""
+        return {place: offset for place, offset in self._reading.items() if offset is not None}
+
+    def store(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Let these offsets be committed. Partitions that were taken away meanwhile are left out."""
+        places = [Place(*place, offset) for place, offset in positions.items() if place in self._reading]
+        if not places:
+            return
+        try:
+            self._consumer.store_offsets(offsets=places)
+        except KafkaException as error:
+            # The database knows; the group's offset follows with the next batch.
+            self._link.trouble(f"offsets were not stored: {error.args[0].str()}")
+
+    def pause(self) -> None:
+        """Fetch nothing more for now, also of partitions that come meanwhile."""
+        self._paused = True
+        self._consumer.pause([Place(*place) for place in self._reading])
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._consumer.resume([Place(*place) for place in self._reading])
+
+    def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """The end offset of every partition, as the broker says now."""
+        return self._topics.ends(topics)
+
+    def close(self) -> None:
+        """Commit stored offsets and leave the group; a static member keeps its partitions until its session ends."""
+        self._consumer.close()
+
+    # ---- what librdkafka tells ----------------------------------------------------------------------------------
+
+    def _on_assign(self, _: Consumer, places: list[Place]) -> None:
+        self._waiting |= {TopicPartition(place.topic, place.partition) for place in places}
+        if not self._config.cooperative:
+            self._reading.clear()
+        try:
+            self._begin()
+        except Exception:  # noqa: BLE001 - whatever `assigned` raises is raised to the caller by the next poll, which asks again
+            # librdkafka must be answered; without an answer its binding would begin at the group's offsets.
+            self._assign([])
+
+    def _begin(self) -> None:
+        """Begin to read what waits, where ``assigned`` says."""
+        waiting = sorted(self._waiting)
+        starts = self._assigned(waiting)
+        self._assign([_place(place, starts.get(place)) for place in waiting])
+        self._reading |= {place: starts.get(place) for place in waiting}
+        self._waiting.clear()
+        if self._paused and waiting:
+            self._consumer.pause([Place(*place) for place in waiting])
+
+    def _on_revoke(self, _: Consumer, places: list[Place]) -> None:
+        gone = {TopicPartition(place.topic, place.partition) for place in places}
+        known = [place for place in self._reading if place in gone]
+        self._waiting -= gone
+        for place in known:
+            del self._reading[place]
+        try:
+            self._revoked(known)
+        except Exception as error:  # noqa: BLE001 - raised to the caller by the next poll
+            self._failure = error
+        if self._config.cooperative:
+            self._consumer.incremental_unassign([Place(*place) for place in known])
+        else:
+            self._consumer.unassign()
+
+    def _assign(self, places: list[Place]) -> None:
+        if self._config.cooperative:
+            self._consumer.incremental_assign(places)
+        else:
+            again = {(place.topic, place.partition) for place in places}
+            others = [_place(place, at) for place, at in self._reading.items() if place not in again]
+            self._consumer.assign(others + places)
+
+    def _taken(self, message: Message[Any, Any]) -> Record | None:
+        error = message.error()
+        if error is None:
+            record = record_of(message)
+            self._reading[TopicPartition(record.topic, record.partition)] = record.offset + 1
+            self._link.alive()
+            return record
+        place = TopicPartition(message.topic() or "", message.partition() or 0)
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._reading[place] = message.offset() or 0
+            self._link.alive()
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._begin_again(place, message.offset(), error)
+        elif error.fatal() or error.code() == KafkaError._FATAL:
+            self._link.fatal = self._config.masked(error.str())
+        else:
+            self._link.trouble(" ".join(filter(None, (message.topic(), error.str()))))
+        return None
+
+    def _begin_again(self, place: TopicPartition, wanted: int | None, error: KafkaError) -> None:
+        """The log does not have the wanted offset, or the group has none: go on at the earliest record."""
+        if place not in self._reading:
+            return
+        start = Place(*place, OFFSET_BEGINNING)
+        if self._config.cooperative:
+            self._consumer.incremental_unassign([start])
+        self._assign([start])
+        self._reading[place] = None
+        if self._paused:
+            self._consumer.pause([start])
+        if wanted is not None and wanted >= 0:
+            self._say_what_is_missing(place, wanted, error)
+
+    def _say_what_is_missing(self, place: TopicPartition, wanted: int, error: KafkaError) -> None:
+        try:
+            low, high = self._consumer.get_watermark_offsets(Place(*place), timeout=WATERMARK_SECONDS, cached=False)
+        except KafkaException:
+            low, high = -1, -1
+        if wanted < low:
+            logger.error(
+                "%s partition %d: messages %d to %d are lost: the topic's retention removed them before they were "
+                "read; reading on at %d. Raise the topic's retention.ms, and look for sagas that wait for a reply",
+                place.topic, place.partition, wanted, low - 1, low,
+            )  # fmt: skip
+        else:
+            logger.error(
+                "%s partition %d: offset %d is not there (%s), the log ends at %d: the topic was made anew, or Kafka "
+                "lost data; reading again from the beginning, known messages are recognised",
+                place.topic, place.partition, wanted, error.str(), high,
+            )  # fmt: skip
+
+    def _raise_failure(self) -> None:
+        if self._link.fatal is not None:
+            raise ConfigurationError(
+                f"the consumer of group {self._group} cannot go on: {self._link.fatal}. If another process has taken "
+                f"the instance id {self._config.instance_id!r}, give each replica its own KAFKASAGA_INSTANCE_ID"
+            )
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+
+def _place(place: TopicPartition, offset: int | None) -> Place:
+    return Place(*place) if offset is None else Place(*place, offset)

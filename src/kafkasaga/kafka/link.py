@@ -1,0 +1,145 @@
+"""Making clients, and hearing from librdkafka: its log lines, and whether a broker answers.
+
+Its log goes to the logger ``kafkasaga.kafka``. It repeats itself for every broker and every attempt to connect, so such
+lines are for debugging only; that Kafka was lost is said once, and once that it is back.
+"""
+
+# ruff: noqa: SLF001 - librdkafka gives the errors of its own making names that begin with an underscore
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from kafkasaga.errors import BrokerUnavailable, ConfigurationError
+from kafkasaga.kafka.config import KafkaConfig
+from kafkasaga.kafka.properties import nearest
+
+logger = logging.getLogger("kafkasaga.kafka")
+
+_Client = TypeVar("_Client")
+
+PROBE_SECONDS: Final = 1.0
+"""Between two questions to a broker that does not answer."""
+PROBE_TIMEOUT: Final = 0.2
+"""Seconds that a poll may be late because of such a question."""
+REMEMBERED: Final = 1_000
+"""Texts, some with numbers in them; beyond, one may be repeated too early."""
+REPEAT_SECONDS: Final = 60.0
+"""Before the same trouble is logged again."""
+
+_CONNECTION_FACILITIES: Final = frozenset({"FAIL", "ERROR", "FATAL", "REQTMOUT", "SESSTMOUT", "HBFAIL", "MAXPOLL"})
+"""What librdkafka also reports as an error; we log that."""
+
+
+class _LibrdkafkaLog:
+    """Takes the place of a ``logging.Logger`` that librdkafka's binding calls ``log`` of."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+
+    def log(self, level: int, form: str, *values: Any) -> None:
+        facility = values[0] if values else ""
+        if facility in _CONNECTION_FACILITIES:
+            level = logging.DEBUG
+        logger.log(level, "librdkafka: %s", self._config.masked(form % values))
+
+
+class Link:
+    """What one client knows of its connection to Kafka."""
+
+    def __init__(self, config: KafkaConfig, role: str) -> None:
+        self.config = config
+        self.fatal: str | None = None
+        """Why the client can do nothing any more."""
+        self._role = role
+        self._lost = False
+        self._probed = 0.0
+        self._said: dict[str, float] = {}
+
+    def open(self, kind: Callable[[dict[str, Any]], _Client], settings: Mapping[str, Any]) -> _Client:
+        """A client that reports here.
+
+        Raises:
+            ConfigurationError: if librdkafka refuses a setting.
+        """
+        own = {"logger": _LibrdkafkaLog(self.config), "error_cb": self.on_error}
+        try:
+            return kind({**settings, **own})
+        except KafkaException as error:
+            raise refused(error, self.config) from None
+
+    def on_error(self, error: KafkaError) -> None:
+        """What librdkafka reports beside the messages."""
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self.fatal = self.fatal or self.config.masked(error.str())
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.lost()
+        elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE):
+            self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
+        else:
+            logger.debug("%s: %s", self._role, self.config.masked(error.str()))
+
+    def lost(self) -> None:
+        """Nobody answers."""
+        if not self._lost:
+            self._lost = True
+            self._probed = time.monotonic()
+            logger.error(
+                "%s: no broker at %s answers; work is kept and goes on when one does",
+                self._role,
+                self.config.bootstrap_servers,
+            )
+
+    def alive(self) -> None:
+        """A broker has answered."""
+        if self._lost:
+            self._lost = False
+            logger.warning("%s: Kafka at %s answers again", self._role, self.config.bootstrap_servers)
+
+    def probe(self, client: Any) -> None:
+        """While Kafka is lost, ask now and then: librdkafka tells nobody that a broker is back."""
+        if not self._lost or time.monotonic() < self._probed + PROBE_SECONDS:
+            return
+        self._probed = time.monotonic()
+        try:
+            client.list_topics(timeout=PROBE_TIMEOUT)
+        except KafkaException:
+            return
+        self.alive()
+
+    def trouble(self, text: str) -> None:
+        """Log an error that will pass or be repaired, once a minute."""
+        now = time.monotonic()
+        if now >= self._said.get(text, now):
+            if len(self._said) >= REMEMBERED:
+                self._said.clear()
+            self._said[text] = now + REPEAT_SECONDS
+            logger.error("%s: %s", self._role, self.config.masked(text))
+
+
+def code_of(error: KafkaException) -> KafkaError:
+    """The error that an exception carries."""
+    kafka_error: KafkaError = error.args[0]
+    return kafka_error
+
+
+def refused(error: KafkaException, config: KafkaConfig) -> ConfigurationError:
+    """The refusal of a setting, with the setting that was probably meant."""
+    text = config.masked(code_of(error).str())
+    unknown = next((name for name in config.raw if f'"{name}"' in text and "No such" in text), None)
+    if unknown is None:
+        return ConfigurationError(f"Kafka settings: {text}")
+    near = nearest(unknown)
+    hint = f"did you mean {near}?" if near else "see librdkafka's CONFIGURATION.md for the settings it has"
+    return ConfigurationError(f"Kafka settings: {unknown} is not a setting of librdkafka; {hint}")
+
+
+def unavailable(error: KafkaException, config: KafkaConfig, doing: str) -> BrokerUnavailable:
+    """A broker that did not answer."""
+    text = config.masked(code_of(error).str())
+    return BrokerUnavailable(f"Kafka at {config.bootstrap_servers} did not answer while {doing}: {text}")

@@ -1,0 +1,105 @@
+"""An idempotent producer that tells of every message what became of it."""
+
+# ruff: noqa: SLF001 - librdkafka gives the errors of its own making names that begin with an underscore
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
+from kafkasaga.kafka.failures import send_error
+from kafkasaga.kafka.link import Link, code_of, logger
+from kafkasaga.ports import SendDone, SendError
+
+FULL_WAIT_SECONDS: Final = 0.1
+"""For room in librdkafka's queue, before it is asked again."""
+PURGE_SECONDS: Final = 5.0
+"""For librdkafka to give back what it was told to drop."""
+
+
+class KafkaProducer:
+    """Implements ``ports.Producer``, for one thread. ``done`` is only ever called from ``poll`` and ``close``.
+
+    After a fatal error librdkafka's producer refuses everything. What it held is then reported as not delivered, for
+    now, and a new one takes its place: with a new producer id, so the broker cannot recognise what the old one had
+    sent. A message may then be there twice, never less than once.
+    """
+
+    def __init__(self, settings: KafkaSettings, *, client_id: str = "kafkasaga-relay") -> None:
+        config = self._config = KafkaConfig.of(settings, client_id)
+        self._finished: deque[tuple[SendDone, SendError | None]] = deque()
+        self._link = Link(config, "producer")
+        self._producer = self._open()
+
+    def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
+        """Queue a message; waits while the queue is full."""
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value, key, on_delivery=partial(self._delivered, done), headers=dict(headers)
+                )
+            except BufferError:
+                if len(self._producer) == 0:
+                    text = f"{topic}: larger than the whole queue; raise queue.buffering.max.kbytes"
+                    self._finished.append((done, SendError(text, permanent=True)))
+                    return
+                self._producer.poll(FULL_WAIT_SECONDS)
+            except KafkaException as error:
+                self._refused(code_of(error), topic, done)
+                return
+            else:
+                return
+
+    def poll(self, timeout: float) -> None:
+        """Call ``done`` for what is finished; waits only if nothing is."""
+        self._producer.poll(0 if self._finished else timeout)
+        if self._link.fatal is not None:
+            self._replace()
+        self._link.probe(self._producer)
+        self._tell()
+
+    def close(self, timeout: float) -> None:
+        """Wait for what is under way, then drop it; ``done`` hears of both."""
+        self._producer.flush(timeout)
+        self._drop()
+        self._tell()
+
+    def _open(self) -> Producer:
+        return self._link.open(Producer, self._config.producer())
+
+    def _delivered(self, done: SendDone, error: KafkaError | None, message: Message[Any, Any]) -> None:
+        if error is None:
+            self._link.alive()
+            self._finished.append((done, None))
+        else:
+            self._refused(error, message.topic() or "", done)
+
+    def _refused(self, error: KafkaError, topic: str, done: SendDone) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._link.fatal = self._link.fatal or error.str()
+        self._finished.append((done, send_error(error, topic)))
+
+    def _tell(self) -> None:
+        while self._finished:
+            done, error = self._finished.popleft()
+            done(error)
+
+    def _replace(self) -> None:
+        logger.error("producer: librdkafka gave up (%s); a new one takes its place", self._link.fatal)
+        self._drop()
+        self._link.fatal = None
+        self._producer = self._open()
+
+    def _drop(self) -> None:
+        """Have everything that is still held reported as not delivered."""
+        if len(self._producer):
+            self._producer.purge()
+        deadline = time.monotonic() + PURGE_SECONDS
+        while len(self._producer) and time.monotonic() < deadline:
+            self._producer.poll(FULL_WAIT_SECONDS)
