@@ -1,4 +1,4 @@
-"""Time, as the runtime asks for it. Nothing that is guaranteed depends on it (invariant I12): it only decides *when*."""
+"""Time, as the runtime asks for it. No guarantee depends on it (invariant I12): it only decides *when*."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""The ``kafkasaga`` command."""
+
+from kafkasaga.cli.app import main
+
+__all__ = ["main"]

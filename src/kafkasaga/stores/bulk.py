@@ -121,7 +121,11 @@ class _SqliteBulk:
         return [row for result in self._execute(connection, rows) for row in _read(result, self._readers)]
 
     def count(self, connection: Connection, rows: Sequence[Row]) -> int:
-        return sum(result.rowcount for result in self._execute(connection, rows))
+        # Python's sqlite3 counts rows only for statements that begin with INSERT, UPDATE or DELETE; ours begin with WITH.
+        changed = 0
+        for _ in self._execute(connection, rows):
+            changed += connection.exec_driver_sql("SELECT changes()").scalar_one()
+        return changed
 
     def _execute(self, connection: Connection, rows: Sequence[Row]) -> Iterator[CursorResult[Any]]:
         size = SQLITE_PARAMETERS // len(self._binders)

@@ -73,6 +73,19 @@ class Queries:
         with self._connected() as connection:
             return [_summary(row) for row in connection.execute(query)]
 
+    def saga_ids(self, page: int = 1000) -> Iterator[UUID]:
+        """Every saga's id, in order, read page by page."""
+        id = self._tables.saga.c.saga_id
+        after: UUID | None = None
+        while True:
+            query = select(id).order_by(id).limit(page)
+            with self._connected() as connection:
+                found = connection.scalars(query if after is None else query.where(id > after)).all()
+            yield from found
+            if len(found) < page:
+                return
+            after = found[-1]
+
     def saga(self, saga_id: UUID) -> SagaSummary | None:
         """One saga."""
         with self._connected() as connection:

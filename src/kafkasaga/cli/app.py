@@ -1,0 +1,50 @@
+"""The root of the command line: what every command shares, and how an error ends it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kafkasaga.cli import database, demo, run, sagas, topics
+from kafkasaga.errors import ConfigurationError, DefinitionError, KafkasagaError
+
+app = typer.Typer(
+    help="Sagas over Apache Kafka. Settings come from KAFKASAGA_… variables; options override them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("relay")(run.relay)
+app.command("demo")(demo.demo)
+app.add_typer(database.app, name="db")
+app.add_typer(topics.app, name="topics")
+app.add_typer(sagas.app, name="saga")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kafkasaga {installed_version('kafkasaga')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Sagas over Apache Kafka."""
+
+
+def main() -> None:
+    """Run the command line. Exit status 2: something is configured or defined wrongly; 1: it failed."""
+    try:
+        app()
+    except KafkasagaError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigurationError | DefinitionError) else 1)

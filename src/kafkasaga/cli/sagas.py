@@ -1,0 +1,109 @@
+"""``kafkasaga saga``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kafkasaga.cli.options import DatabaseUrl, Prefix, Schema, load_settings
+from kafkasaga.ports import LogEntry, SagaSummary
+from kafkasaga.runtime.operator import Operator
+from kafkasaga.saga.events import Event
+from kafkasaga.saga.instance import SagaStatus
+from kafkasaga.stores import Outbox
+
+app = typer.Typer(help="Saga instances and their logs.", no_args_is_help=True)
+out = Console()
+
+COLOURS = {
+    SagaStatus.RUNNING: "cyan",
+    SagaStatus.COMPENSATING: "yellow",
+    SagaStatus.STUCK: "bold red",
+    SagaStatus.COMPLETED: "green",
+    SagaStatus.CANCELLED: "magenta",
+}
+QUIET = {"step", "command_id", "data", "body"}
+"""Fields of an event that its line leaves out: shown elsewhere, or long."""
+
+
+@app.command("list")
+def list_sagas(
+    name: Annotated[str | None, typer.Option(help="Only sagas of this name.")] = None,
+    status: Annotated[SagaStatus | None, typer.Option(help="Only sagas in this status.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only the saga with this correlation key.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    prefix: Prefix = "",
+) -> None:
+    """List sagas, the newest first."""
+    with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
+        found = operator.sagas(name=name, status=status, key=key, limit=limit)
+    table = Table("saga", "version", "key", "status", "events", "started", "last change", "id", box=None)
+    for saga in found:
+        table.add_row(*_cells(saga))
+    out.print(table if found else "No saga matches.")
+
+
+@app.command()
+def show(
+    id: Annotated[UUID, typer.Argument(help="The saga's id, as 'list' shows it.")],
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    prefix: Prefix = "",
+) -> None:
+    """Show one saga: where it stands, and everything that happened to it."""
+    with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
+        history = operator.saga(id)
+    if history is None:
+        out.print(f"There is no saga {id}.")
+        raise typer.Exit(1)
+    saga = history.summary
+    out.print(f"{saga.saga} version {saga.version}, key {saga.key}: [{COLOURS[saga.status]}]{saga.status}[/]")
+    out.print(f"data: {history.instance.data}", markup=False, highlight=False)
+    table = Table("#", "time", "event", "step", "", box=None)
+    for entry in history.log:
+        table.add_row(*_line(entry))
+    out.print(table)
+
+
+@app.command()
+def verify(
+    id: Annotated[UUID | None, typer.Argument(help="Only this saga; by default all.")] = None,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    prefix: Prefix = "",
+) -> None:
+    """Fold every saga's log and compare it with its stored state. Exit status 1 if one differs."""
+    with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
+        results = operator.verify_all() if id is None else iter([(id, operator.verify(id))])
+        count, wrong = 0, 0
+        for saga_id, problem in results:
+            count += 1
+            if problem is not None:
+                wrong += 1
+                out.print(f"{saga_id}: {problem}", style="red", markup=False)
+    out.print(f"{count} sagas verified, {wrong} wrong.")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _cells(saga: SagaSummary) -> list[str]:
+    key = saga.key if saga.incarnation == 0 else f"{saga.key} (incarnation {saga.incarnation})"
+    times = [f"{at:%Y-%m-%d %H:%M:%S}" for at in (saga.started_at, saga.updated_at)]
+    status = f"[{COLOURS[saga.status]}]{saga.status}[/]"
+    return [saga.saga, str(saga.version), key, status, str(saga.seq), *times, str(saga.saga_id)]
+
+
+def _line(entry: LogEntry) -> list[str]:
+    step = str(getattr(entry.event, "step", ""))
+    return [str(entry.seq), f"{entry.at:%H:%M:%S.%f}"[:-3], entry.event.kind, step, _details(entry.event)]
+
+
+def _details(event: Event) -> str:
+    shown = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in QUIET}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, "", ()))

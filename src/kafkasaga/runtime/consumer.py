@@ -1,0 +1,131 @@
+"""The consumer loop: poll, commit to the database, tell Kafka. Where things are away, it waits and loses nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import structlog
+
+from kafkasaga.errors import BrokerUnavailable, EnvironmentUnavailable, SerializationConflict
+from kafkasaga.messages import Record
+from kafkasaga.ports import Consumer, Store, TopicPartition
+from kafkasaga.runtime.batch import BatchRunner
+
+log = structlog.get_logger("kafkasaga.consumer")
+
+POLL = 0.2
+"""Seconds that one poll waits for the first record."""
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""Seconds between attempts while the database is away: doubled each time."""
+
+
+class ConsumerLoop:
+    """Reads a service's topics."""
+
+    def __init__(
+        self,
+        group: str,
+        consumer: Consumer,
+        store: Store,
+        batches: BatchRunner,
+        topics: Iterable[str],
+        *,
+        batch_size: int,
+    ) -> None:
+        self._group, self._consumer, self._store, self._batches = group, consumer, store, batches
+        self._topics, self._batch_size = sorted(topics), batch_size
+        self._lost: set[TopicPartition] = set()
+        self._read: dict[TopicPartition, int] = {}
+        """How far the database knows that each partition was read."""
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Consume until ``stop``; a batch that has begun is finished first."""
+        self._consumer.subscribe(self._topics, self._assigned, self._revoked)
+        try:
+            while not self._stopping.is_set():
+                self.step(POLL)
+        finally:
+            self._consumer.close()
+
+    def stop(self) -> None:
+        """Let ``run`` end (from any thread)."""
+        self._stopping.set()
+
+    def step(self, timeout: float) -> int:
+        """One batch; returns how many records it had."""
+        try:
+            records = self._consumer.poll(self._batch_size, timeout)
+        except BrokerUnavailable as error:
+            log.warning("broker is away", error=str(error))
+            self._stopping.wait(FIRST_WAIT)
+            return 0
+        if records:
+            self._commit(records)
+        else:
+            self._pass_markers()
+        return len(records)
+
+    def _commit(self, records: Sequence[Record]) -> None:
+        """Commit a batch, however long the database is away. Offsets stay where they are meanwhile (invariant I5)."""
+        wait, away = FIRST_WAIT, False
+        self._lost.clear()
+        while records and not self._stopping.is_set():
+            try:
+                positions = self._batches.process(records)
+            except EnvironmentUnavailable as error:
+                if not away:
+                    log.warning("database is away; consuming waits", error=str(error))
+                    self._consumer.pause()
+                away = True
+                self._idle(wait)
+                wait = min(wait * 2, LONGEST_WAIT)
+                records = [r for r in records if TopicPartition(r.topic, r.partition) not in self._lost]
+                continue
+            self._consumer.store({p: offset for p, offset in positions.items() if p not in self._lost})
+            self._read |= positions
+            break
+        if away:
+            log.info("consuming goes on")
+            self._consumer.resume()
+
+    def _pass_markers(self) -> None:
+        """Remember how far was read where what comes last is not a record (a transaction's marker).
+
+        The timekeeper waits until everything in the reply topics was read; it must not wait for what never comes.
+        """
+        ahead = {p: offset for p, offset in self._consumer.positions().items() if offset > self._read.get(p, 0)}
+        if not ahead:
+            return
+        try:
+            with self._store.begin() as uow:
+                uow.advance(self._group, ahead)
+        except (EnvironmentUnavailable, SerializationConflict):
+            return  # nothing depends on it now; the next idle moment does it
+        self._read |= ahead
+
+    def _idle(self, seconds: float) -> None:
+        """Wait, but stay a member of the group. Everything is paused, so no record comes."""
+        if self._stopping.wait(0):
+            return
+        stray = self._consumer.poll(1, seconds)
+        assert not stray, "a paused consumer returned records"
+
+    def _assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Where to read on: the database knows what it has, whatever Kafka remembers."""
+        wait = FIRST_WAIT
+        while not self._stopping.is_set():
+            try:
+                known = self._store.positions(self._group, partitions)
+            except EnvironmentUnavailable as error:
+                log.warning("database is away; waiting to know where to read on", error=str(error))
+                self._stopping.wait(wait)
+                wait = min(wait * 2, LONGEST_WAIT)
+            else:
+                self._read |= known
+                return known
+        return {}
+
+    def _revoked(self, partitions: Collection[TopicPartition]) -> None:
+        self._lost |= set(partitions)

@@ -1,0 +1,123 @@
+"""What a handler is: a function whose type hints say which message it handles, and what it answers.
+
+Everything is read once, when the handler is registered, so that a mistake is an error at import and not at the first
+message.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from kafkasaga.errors import DefinitionError
+from kafkasaga.messages import Message
+from kafkasaga.stores import is_session_type
+
+Reply = Message | Sequence[Message] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A function of the user's, and how to call it."""
+
+    function: Callable[..., Reply]
+    message: type[Message]
+    consumer: str
+    """Its dedup identity: a message takes effect once for each consumer."""
+    session_parameter: str | None
+    replies: tuple[type[Message], ...]
+    """The message types that it says it returns, in the order of its annotation."""
+
+    @property
+    def name(self) -> str:
+        return describe(self.function)
+
+    def call(self, message: Message, session: Callable[[], Any]) -> tuple[Message, ...]:
+        """Run it; returns the messages that it answered."""
+        extra = {} if self.session_parameter is None else {self.session_parameter: session()}
+        answer = self.function(message, **extra)
+        if answer is None:
+            return ()
+        return (answer,) if isinstance(answer, Message) else tuple(answer)
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """The name by which errors and logs call a function."""
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def inspect_handler(function: Callable[..., Any], consumer: str) -> Handler:
+    """Read a function's type hints.
+
+    Raises:
+        DefinitionError: if they do not say what the function handles; the text names the remedy.
+    """
+    where = f"handler {describe(function)}"
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"{where} is async; handlers run inside a database transaction: write def instead of async def"
+        )
+    parameters = list(inspect.signature(function).parameters.values())
+    if parameters and parameters[0].name in ("self", "cls"):
+        name = getattr(function, "__name__", "method")
+        raise DefinitionError(f"{where} is a method: register the bound one, service.handler(instance.{name})")
+    hints = _hints(function, where)
+    first = parameters[0].name if parameters else "command"
+    message = hints.get(first)
+    if not (isinstance(message, type) and issubclass(message, Message)):
+        raise DefinitionError(f"{where}: its first parameter needs a Message type, e.g. ({first}: ReserveInventory)")
+    if message.__contract__ is None:
+        raise DefinitionError(
+            f"{where}: {message.__name__} is an abstract base (no topic=); handle a message that travels"
+        )
+    return Handler(
+        function, message, consumer, _session_parameter(parameters[1:], hints, where), _replies(hints, where)
+    )
+
+
+def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError as error:
+        raise DefinitionError(
+            f"{where}: the type {error.name!r} is not importable at run time (imported under TYPE_CHECKING?); "
+            "kafkasaga reads type hints at run time: import it normally"
+        ) from None
+
+
+def _session_parameter(parameters: Sequence[inspect.Parameter], hints: dict[str, Any], where: str) -> str | None:
+    found: str | None = None
+    for parameter in parameters:
+        if is_session_type(hints.get(parameter.name)):
+            found = parameter.name
+        elif parameter.default is inspect.Parameter.empty and parameter.kind not in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+        ):
+            raise DefinitionError(
+                f"{where}: parameter {parameter.name!r} is neither the message nor a Session; "
+                "give other dependencies to a class and register its bound method"
+            )
+    return found
+
+
+def _replies(hints: dict[str, Any], where: str) -> tuple[type[Message], ...]:
+    if "return" not in hints:
+        raise DefinitionError(f"{where}: say what it returns: -> SomeReply, -> Accepted | Refused, or -> None")
+    found = tuple(_messages_in(hints["return"]))
+    if abstract := [type.__name__ for type in found if type.__contract__ is None and type is not Message]:
+        raise DefinitionError(
+            f"{where} returns {', '.join(abstract)}, which has no topic=; return a message that travels"
+        )
+    return tuple(type for type in found if type.__contract__ is not None)
+
+
+def _messages_in(hint: Any) -> Iterator[type[Message]]:
+    if isinstance(hint, type) and not get_args(hint) and issubclass(hint, Message):
+        yield hint
+    elif get_origin(hint) in (Union, types.UnionType, tuple, list) or get_args(hint):
+        for argument in get_args(hint):
+            yield from _messages_in(argument)

@@ -1,0 +1,97 @@
+"""What an operator may ask of a service's database, and do to it. The command line and the dashboard are its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from kafkasaga.errors import ConfigurationError, CorruptLog
+from kafkasaga.ports import LogEntry, SagaSummary
+from kafkasaga.saga.instance import Instance, SagaStatus
+from kafkasaga.saga.transitions import fold
+from kafkasaga.settings import Settings
+from kafkasaga.stores import Counts, Outbox, SqlStore, create_store
+
+
+@dataclass(frozen=True, slots=True)
+class SagaHistory:
+    """A saga, as it stands and how it came there."""
+
+    summary: SagaSummary
+    instance: Instance
+    log: tuple[LogEntry, ...]
+
+
+class Operator:
+    """A service's database, as its operator sees it."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._queries = store.queries()
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings, outbox: Outbox | None = None) -> Iterator[Operator]:
+        """On a database of its own connection.
+
+        Raises:
+            ConfigurationError: without a database URL.
+            SchemaError: if the library's tables are not there or not of this version.
+        """
+        url = settings.database_url.get_secret_value()
+        if not url:
+            raise ConfigurationError("no database: set KAFKASAGA_DATABASE_URL, or give --database-url")
+        store = create_store(url, (outbox or Outbox()).tables)
+        try:
+            store.check_schema()
+            yield cls(store)
+        finally:
+            store.close()
+
+    def counts(self) -> Counts:
+        """How much of everything there is."""
+        return self._queries.counts()
+
+    def sagas(
+        self,
+        *,
+        name: str | None = None,
+        status: SagaStatus | None = None,
+        key: str | None = None,
+        limit: int = 50,
+    ) -> list[SagaSummary]:
+        """Sagas, the newest first."""
+        return self._queries.sagas(name=name, status=status, key=key, limit=limit)
+
+    def saga(self, id: UUID) -> SagaHistory | None:
+        """One saga with its log; None if there is none of that id.
+
+        Raises:
+            CorruptLog: if its log cannot be read.
+        """
+        summary, instance = self._queries.saga(id), self._queries.instance(id)
+        if summary is None or instance is None:
+            return None
+        return SagaHistory(summary, instance, tuple(self._queries.log(id)))
+
+    def verify(self, id: UUID) -> str | None:
+        """What is wrong with a saga's log: None if its fold is the stored state (invariant I7)."""
+        try:
+            history = self.saga(id)
+            if history is None:
+                return "there is no such saga"
+            folded = fold(entry.event for entry in history.log)
+        except CorruptLog as error:
+            return str(error)
+        if folded != history.instance:
+            return "its log does not fold to its stored state"
+        if [entry.seq for entry in history.log] != list(range(1, history.instance.seq + 1)):
+            return "its log has gaps"
+        return None
+
+    def verify_all(self) -> Iterator[tuple[UUID, str | None]]:
+        """``verify`` for every saga, in the order of their ids."""
+        for id in self._queries.saga_ids():
+            yield id, self.verify(id)

@@ -1,0 +1,184 @@
+"""Running sagas: from messages to decisions to log entries and commands, one transaction a batch.
+
+All sagas that a batch concerns are locked and read by one statement, in the order of their ids; the machine decides for
+each message in turn; one snapshot and all log entries of each saga are written at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from kafkasaga.errors import KafkasagaError
+from kafkasaga.messages import Envelope, SagaState, key_of
+from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.routing import SagaRoute, Task
+from kafkasaga.saga.definition import Definition
+from kafkasaga.saga.instance import Instance, saga_id
+from kafkasaga.saga.machine import Arrived, Input, RunLocal, Send, Start, Woken, decide, run_local
+
+log = structlog.get_logger("kafkasaga.orchestrator")
+
+Definitions = Mapping[tuple[str, int], Definition]
+
+
+class Unmatched(KafkasagaError):
+    """A message is for a saga that this service does not know."""
+
+
+@dataclass(slots=True)
+class _Changing:
+    """A saga as this transaction changes it."""
+
+    before_seq: int
+    instance: Instance | None
+    entries: list[LogEntry] = field(default_factory=list)
+    woken: bool = False
+
+
+class SagaTurn:
+    """The sagas of one batch, in one transaction."""
+
+    def __init__(self, uow: UnitOfWork, sender: Sender, definitions: Definitions, tasks: Iterable[Task] = ()) -> None:
+        self._uow, self._sender, self._definitions = uow, sender, definitions
+        self._newest = dict(sorted(definitions))
+        self._changing: dict[UUID, _Changing] = {}
+        self._targets = self._find(tasks)
+        self._load(set(self._targets.values()))
+
+    def handle(self, task: Task) -> list[Envelope]:
+        """What a message makes its saga send.
+
+        Raises:
+            Unmatched: if it is for no saga that is known here.
+            Exception: whatever a function of the saga's definition raises.
+        """
+        route = task.route
+        assert isinstance(route, SagaRoute)
+        context = task.attributes.saga
+        if context is not None and context.saga and context.saga != route.saga:
+            log.debug("reply for another saga", saga=context.saga, message_id=str(task.attributes.id))
+            return []
+        target = self._targets[id(task)]
+        input: Input
+        if route.starts and context is None:
+            assert task.message is not None
+            input = Start(key=_key(task), message=task.message)
+        elif self._changing[target].instance is None:
+            named = (
+                f"saga {context.saga_id}" if context is not None else f"a {route.saga!r} saga with key {_key(task)!r}"
+            )
+            raise Unmatched(f"{task.attributes.type!r} is for {named}, which is not known here")
+        else:
+            input = Arrived(task.attributes.type, task.message, context)
+        return self._decide(target, route.saga, input, cause=task)
+
+    def start(
+        self, definition: Definition, key: str, state: SagaState, incarnation: int
+    ) -> tuple[UUID, list[Envelope]]:
+        """Start a saga from a state."""
+        target = saga_id(definition.name, key, incarnation)
+        self._load({target})
+        start = Start(key=key, state=state, incarnation=incarnation)
+        return target, self._decide(target, definition.name, start, cause=None)
+
+    def act(self, target: UUID, input: Input) -> list[Envelope]:
+        """Give a saga an input that no message brought.
+
+        Raises:
+            Unmatched: if the saga does not exist.
+        """
+        self._load({target})
+        instance = self._changing[target].instance
+        if instance is None:
+            raise Unmatched(f"there is no saga {target}")
+        self._changing[target].woken |= isinstance(input, Woken)
+        return self._decide(target, instance.saga, input, cause=None)
+
+    def instances(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
+        """Lock and read sagas."""
+        self._load(ids)
+        return {id: found for id in ids if (found := self._changing[id].instance) is not None}
+
+    def save(self) -> None:
+        """Write what changed."""
+        changes = [
+            SagaChange(c.before_seq, c.instance, tuple(c.entries), c.woken)
+            for c in self._changing.values()
+            if c.instance is not None and (c.entries or c.woken)
+        ]
+        if changes:
+            self._uow.save_sagas(changes)
+
+    def _find(self, tasks: Iterable[Task]) -> dict[int, UUID]:
+        """Which saga each task is for, by ``id(task)``."""
+        found: dict[int, UUID] = {}
+        by_key: dict[tuple[str, str], list[Task]] = {}
+        for task in tasks:
+            route, context = task.route, task.attributes.saga
+            if not isinstance(route, SagaRoute):
+                continue
+            if context is not None:
+                found[id(task)] = context.saga_id
+            elif route.starts:
+                found[id(task)] = saga_id(route.saga, _key(task))
+            else:
+                by_key.setdefault((route.saga, _key(task)), []).append(task)
+        current = self._uow.current_sagas(by_key.keys()) if by_key else {}
+        for key, waiting in by_key.items():
+            # Unknown so far, it may still begin in this very batch: then it is the first incarnation.
+            target = current.get(key) or saga_id(*key)
+            found |= {id(task): target for task in waiting}
+        return found
+
+    def _load(self, ids: Collection[UUID]) -> None:
+        missing = [id for id in ids if id not in self._changing]
+        if not missing:
+            return
+        loaded = self._uow.load_sagas(missing)
+        for id in missing:
+            instance = loaded.get(id)
+            self._changing[id] = _Changing(0 if instance is None else instance.seq, instance)
+
+    def _decide(self, target: UUID, saga: str, input: Input, cause: Task | None) -> list[Envelope]:
+        changing = self._changing[target]
+        definition = self._definition(saga, changing.instance)
+        trace = None if cause is None else cause.attributes.traceparent
+        envelopes: list[Envelope] = []
+        inputs: list[Input] = [input]
+        while inputs:
+            now = self._sender.clock.now()
+            decision = decide(definition, changing.instance, inputs.pop(0), now)
+            seq = 0 if changing.instance is None else changing.instance.seq
+            why = None if cause is None else cause.attributes.id
+            changing.entries += [LogEntry(seq + n, event, now, why) for n, event in enumerate(decision.events, 1)]
+            changing.instance = decision.instance
+            for effect in decision.effects:
+                match effect:
+                    case Send():
+                        envelopes.append(
+                            self._sender.envelope(effect.message, effect.id, saga=effect.context, traceparent=trace)
+                        )
+                    case RunLocal():
+                        inputs.append(run_local(definition, decision.instance, effect, self._uow.session))
+        return envelopes
+
+    def _definition(self, saga: str, instance: Instance | None) -> Definition:
+        """The version that an instance began with; the newest, for one that begins now (invariant I15)."""
+        version = self._newest[saga] if instance is None else instance.version
+        definition = self._definitions.get((saga, version))
+        if definition is None:
+            raise KafkasagaError(
+                f"saga {saga!r} version {version} has an instance under way, but this service no longer has it; "
+                f"keep its class in Service(sagas=[…]) until its last instance has ended"
+            )
+        return definition
+
+
+def _key(task: Task) -> str:
+    """The correlation key of a message: its key field, or (without a body) its record key."""
+    return key_of(task.message) if task.message is not None else (task.record.key or b"").decode("utf-8", "replace")

@@ -1,0 +1,180 @@
+"""Running handlers, behind the barrier (invariant I9).
+
+The barrier has a row for each thing that a saga can ask of this service: (saga, step, generation, operation). It is
+inserted before the handler runs, in the handler's transaction, so of two messages that ask the same, one waits for the
+other. A compensation claims its action's row too. What it finds there decides:
+
+==================  ==============================  =================================================
+a message asks for  and the barrier holds           so
+==================  ==============================  =================================================
+action              nothing                         the handler runs
+action              the action, done                its first reply again (repeated)
+action              the action, superseded          nothing; it came after its compensation (hanging)
+compensation        neither                         nothing to undo (empty); the action is superseded
+compensation        the action, which had failed    nothing to undo (empty)
+compensation        the action, which had succeeded the handler runs
+compensation        the compensation                its first reply again (repeated, or empty)
+==================  ==============================  =================================================
+
+The barrier is dtm's idea (sub-transaction barrier); Seata calls it a fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from kafkasaga.messages import Envelope, Mark, Message, Operation, SagaContext, contract_of
+from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome, UnitOfWork
+from kafkasaga.runtime.handlers import Handler
+from kafkasaga.runtime.outgoing import Sender, derived_id, reply_context
+from kafkasaga.runtime.routing import HandlerRoute, Task
+from kafkasaga.stores import CONTEXT, PublishContext
+
+
+class HandlerTurn:
+    """The handlers of one batch, in one transaction."""
+
+    def __init__(self, uow: UnitOfWork, sender: Sender, tasks: Iterable[Task]) -> None:
+        self._uow, self._sender = uow, sender
+        keys = {key for task in tasks for key in _keys(task)}
+        self._known: dict[BarrierKey, BarrierEntry] = uow.claim_barrier(keys) if keys else {}
+        self._settled: dict[BarrierKey, BarrierEntry] = {}
+
+    def handle(self, task: Task) -> list[Envelope]:
+        """What the service answers to a message. Raises whatever the handler raises."""
+        assert isinstance(task.route, HandlerRoute)
+        context = _guarding(task)
+        if context is None:
+            return self._run(task, task.route.handler)
+        key = _key(context)
+        known = self._entry(key)
+        if known is not None:
+            return self._answer_again(task, known)
+        if context.operation is Operation.COMPENSATION and self._nothing_to_undo(context):
+            return self._answer_empty(task, task.route.handler, key)
+        envelopes = self._run(task, task.route.handler)
+        first = envelopes[0] if envelopes else None
+        self._settle(
+            key,
+            BarrierEntry(Outcome.DONE)
+            if first is None
+            else BarrierEntry(Outcome.DONE, first.topic, first.type, first.payload),
+        )
+        return envelopes
+
+    def settle(self) -> None:
+        """Write what became of the claimed rows."""
+        if self._settled:
+            self._uow.settle_barrier(self._settled)
+
+    def _run(self, task: Task, handler: Handler) -> list[Envelope]:
+        """Call the handler. The first message that it returns is the reply; others are events of their own."""
+        assert task.message is not None
+        cause, context = task.attributes, task.attributes.saga
+        numbers = count()
+
+        def next_id() -> UUID:
+            return derived_id(cause.id, task.consumer, next(numbers))
+
+        def session() -> Any:
+            session = self._uow.session
+            session.info[CONTEXT] = PublishContext(
+                self._sender.source, next_id, cause.traceparent, self._sender.clock.now()
+            )
+            return session
+
+        with structlog.contextvars.bound_contextvars(**_log_fields(task)):
+            messages = handler.call(task.message, session)
+        envelopes = []
+        for position, message in enumerate(messages):
+            replies = position == 0 and context is not None
+            saga = reply_context(context, cause.id) if replies and context is not None else None
+            envelopes.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
+        return envelopes
+
+    def _entry(self, key: BarrierKey) -> BarrierEntry | None:
+        return self._settled.get(key) or self._known.get(key)
+
+    def _settle(self, key: BarrierKey, entry: BarrierEntry) -> None:
+        self._settled[key] = entry
+
+    def _nothing_to_undo(self, compensation: SagaContext) -> bool:
+        action_key = _key(compensation)._replace(operation=Operation.ACTION)
+        action = self._entry(action_key)
+        if action is None:
+            self._settle(action_key, BarrierEntry(Outcome.SUPERSEDED))
+            return True
+        return action.outcome is not Outcome.DONE or action.reply_type in compensation.failures
+
+    def _answer_empty(self, task: Task, handler: Handler, key: BarrierKey) -> list[Envelope]:
+        reply = _reply_type(handler)
+        entry = BarrierEntry(Outcome.EMPTY) if reply is None else BarrierEntry(Outcome.EMPTY, *_place(reply))
+        self._settle(key, entry)
+        return self._answer(task, entry, Mark.EMPTY)
+
+    def _answer_again(self, task: Task, entry: BarrierEntry) -> list[Envelope]:
+        assert isinstance(task.route, HandlerRoute)
+        match entry.outcome:
+            case Outcome.DONE:
+                return self._answer(task, entry, Mark.REPEATED)
+            case Outcome.EMPTY:
+                return self._answer(task, entry, Mark.EMPTY)
+            case Outcome.SUPERSEDED:
+                reply = _reply_type(task.route.handler)
+                place = BarrierEntry(entry.outcome) if reply is None else BarrierEntry(entry.outcome, *_place(reply))
+                return self._answer(task, place, Mark.SUPERSEDED)
+
+    def _answer(self, task: Task, entry: BarrierEntry, mark: Mark) -> list[Envelope]:
+        """An answer that no handler gave; nothing, where the handler answers nothing."""
+        context, cause = task.attributes.saga, task.attributes
+        assert context is not None
+        if entry.reply_topic is None or entry.reply_type is None:
+            return []
+        key = (task.record.key or b"").decode("utf-8", "replace")
+        identity = derived_id(cause.id, task.consumer, 0)
+        saga = reply_context(context, cause.id, mark)
+        body = entry.reply_body
+        return [self._sender.answer(entry.reply_topic, entry.reply_type, key, body, identity, saga, cause.traceparent)]
+
+
+def _guarding(task: Task) -> SagaContext | None:
+    """The saga context that the barrier checks this task by; None for a message that no saga sent as a command."""
+    route, context = task.route, task.attributes.saga
+    if not isinstance(route, HandlerRoute) or not route.guarded or context is None or context.command_id is not None:
+        return None
+    return context
+
+
+def _keys(task: Task) -> Sequence[BarrierKey]:
+    context = _guarding(task)
+    if context is None:
+        return ()
+    key = _key(context)
+    if context.operation is Operation.ACTION:
+        return (key,)
+    return (key._replace(operation=Operation.ACTION), key)
+
+
+def _key(context: SagaContext) -> BarrierKey:
+    return BarrierKey(context.saga_id, context.step, context.generation, context.operation)
+
+
+def _reply_type(handler: Handler) -> type[Message] | None:
+    return handler.replies[0] if handler.replies else None
+
+
+def _place(reply: type[Message]) -> tuple[str, str]:
+    contract = contract_of(reply)
+    return contract.topic, contract.type
+
+
+def _log_fields(task: Task) -> dict[str, str]:
+    fields = {"message_id": str(task.attributes.id), "message_type": task.attributes.type}
+    if (saga := task.attributes.saga) is not None:
+        fields |= {"saga_id": str(saga.saga_id), "step": saga.step}
+    return fields

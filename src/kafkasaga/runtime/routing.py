@@ -1,0 +1,156 @@
+"""Who gets a message: the handlers and sagas of a service, by topic and type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kafkasaga.errors import DefinitionError, UndecodableMessage
+from kafkasaga.messages import Attributes, Codec, Message, Record, Registry, read_attributes
+from kafkasaga.ports import InboxKey, ParkedKey
+from kafkasaga.runtime.handlers import Handler
+from kafkasaga.saga.definition import Definition
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRoute:
+    """To a handler."""
+
+    handler: Handler
+    guarded: bool
+    """True for the one handler of its message that answers sagas: the barrier stands before it."""
+
+    @property
+    def consumer(self) -> str:
+        return self.handler.consumer
+
+
+@dataclass(frozen=True, slots=True)
+class SagaRoute:
+    """To the instances of a saga, or to a new one."""
+
+    saga: str
+    starts: bool
+
+    @property
+    def consumer(self) -> str:
+        return saga_consumer(self.saga)
+
+
+Route = HandlerRoute | SagaRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One record for one consumer: the unit that succeeds, fails, or is parked."""
+
+    consumer: str
+    record: Record
+    attributes: Attributes
+    route: Route | None
+    message: Message | None
+    problem: str | None = None
+    """Why it cannot be handled at all."""
+
+    @property
+    def inbox_key(self) -> InboxKey:
+        return InboxKey(self.consumer, self.attributes.source, self.attributes.id)
+
+    @property
+    def lane(self) -> ParkedKey | None:
+        """Its lane of order; a record without a key has none."""
+        return None if self.record.key is None else ParkedKey(self.consumer, self.record.topic, self.record.key)
+
+
+def saga_consumer(saga: str) -> str:
+    """The dedup identity of a saga."""
+    return f"saga:{saga}"
+
+
+class Router:
+    """The routes of a service.
+
+    Raises:
+        DefinitionError: if two handlers want one message as the same consumer.
+    """
+
+    def __init__(
+        self, service: str, handlers: Iterable[Handler], definitions: Iterable[Definition], codec: Codec
+    ) -> None:
+        self.service, self.codec = service, codec
+        self.registry = Registry()
+        self._routes: dict[type[Message], dict[str, Route]] = {}
+        for handler in handlers:
+            self._add_handler(handler)
+        for definition in definitions:
+            for type in definition.replies:
+                self._add(type, SagaRoute(definition.name, starts=False))
+            if definition.starts_on is not None:
+                self._add(definition.starts_on, SagaRoute(definition.name, starts=True))
+
+    @property
+    def topics(self) -> frozenset[str]:
+        return self.registry.topics
+
+    def route(self, record: Record) -> list[Task]:
+        """The tasks of a record, decoded once. Never raises: what cannot be handled says so in ``problem``."""
+        attributes = read_attributes(record)
+        type = self.registry.find(record.topic, attributes.type)
+        if type is None:
+            unknown = f"service {self.service!r} knows no type {attributes.type!r} on topic {record.topic!r}"
+            return [Task(f"{self.service}:unknown", record, attributes, None, None, unknown)]
+        message: Message | None = None
+        problem: str | None = None
+        if attributes.saga is None or attributes.saga.mark is None or record.value:
+            try:
+                message = self.codec.decode(type, record.value or b"")
+            except UndecodableMessage as error:
+                problem = str(error)
+        return [
+            Task(route.consumer, record, attributes, route, message, problem) for route in self._routes[type].values()
+        ]
+
+    def route_for(self, record: Record, consumer: str) -> Task:
+        """The one task of a record for ``consumer``: what a parked message is run by."""
+        for task in self.route(record):
+            if task.consumer == consumer:
+                return task
+        attributes = read_attributes(record)
+        problem = f"service {self.service!r} has no consumer {consumer!r} for {attributes.type!r} any more"
+        return Task(consumer, record, attributes, None, None, problem)
+
+    def _add_handler(self, handler: Handler) -> None:
+        routes = self._routes.get(handler.message, {})
+        others = [route for route in routes.values() if isinstance(route, HandlerRoute)]
+        for other in others:
+            if other.consumer == handler.consumer:
+                raise DefinitionError(
+                    f"two handlers for {handler.message.__name__} in consumer {handler.consumer!r}: "
+                    f"{other.handler.name} and {handler.name}; if both shall run, name the second: "
+                    f"@service.handler(consumer='{self.service}.{handler.name.rpartition('.')[2]}')"
+                )
+        self._add(handler.message, HandlerRoute(handler, guarded=not others))
+
+    def _add(self, type: type[Message], route: Route) -> None:
+        self.registry.add(type)
+        routes = self._routes.setdefault(type, {})
+        known = routes.get(route.consumer)
+        if isinstance(known, SagaRoute) and isinstance(route, SagaRoute):
+            route = SagaRoute(route.saga, known.starts or route.starts)
+        routes[route.consumer] = route
+
+
+def definitions_by_version(definitions: Iterable[Definition]) -> Mapping[tuple[str, int], Definition]:
+    """Definitions by name and version.
+
+    Raises:
+        DefinitionError: if two have the same.
+    """
+    found: dict[tuple[str, int], Definition] = {}
+    for definition in definitions:
+        if found.setdefault((definition.name, definition.version), definition) is not definition:
+            raise DefinitionError(
+                f"two sagas are called {definition.name!r} version {definition.version}; "
+                "give one another version= or name="
+            )
+    return found

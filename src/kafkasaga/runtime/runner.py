@@ -1,0 +1,206 @@
+"""The composition root: the one place where stores, Kafka and the loops are put together, started, and stopped.
+
+A process has up to three loops, each in a thread of its own: the consumer, the relay, the timekeeper. They share
+nothing but the database, so each can also run in a process of its own. If one of them dies of an error that nobody
+foresaw, the process ends with that error: restarting it is the platform's business, and nothing is lost by it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import structlog
+
+from kafkasaga.clock import SystemClock
+from kafkasaga.errors import ConfigurationError, EnvironmentUnavailable, TopicsError
+from kafkasaga.kafka import KafkaConsumer, KafkaProducer, Topics
+from kafkasaga.messages import contract_of
+from kafkasaga.ports import TopicPartition
+from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.consumer import ConsumerLoop
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.relay import Relay
+from kafkasaga.runtime.timekeeper import Timekeeper
+from kafkasaga.settings import Settings
+from kafkasaga.stores import SqlStore, create_store
+
+if TYPE_CHECKING:
+    from kafkasaga.runtime.service import Service
+
+log = structlog.get_logger("kafkasaga.service")
+
+Role = Literal["consumer", "relay", "timekeeper"]
+ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper")
+
+T = TypeVar("T")
+
+class _Loop(Protocol):
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Running:
+    role: Role
+    loop: _Loop
+    thread: threading.Thread
+
+
+class Runner:
+    """A service at work in this process."""
+
+    def __init__(self, service: Service, settings: Settings, roles: Sequence[Role] = ROLES) -> None:
+        self._service, self._settings = service, settings
+        self._roles = [role for role in ROLES if role in roles]
+        self._running: list[_Running] = []
+        self._store: SqlStore | None = None
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Start, wait for SIGTERM or SIGINT (or a failure), stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ask_to_stop())
+        try:
+            self.start()
+            while not self._ended.wait(0.5):
+                pass
+        finally:
+            self.stop()
+
+    def start(self) -> None:
+        """Check settings, tables and topics, then start the loops.
+
+        Where the database or the broker is away, it waits for it (and says so once).
+
+        Raises:
+            ConfigurationError: if something is not as it must be.
+        """
+        service, settings = self._service, self._settings
+        url = settings.database_url.get_secret_value()
+        if not url:
+            raise ConfigurationError(
+                "no database: set KAFKASAGA_DATABASE_URL, e.g. postgresql+psycopg://user@host/orders"
+            )
+        if not settings.bootstrap_servers:
+            raise ConfigurationError("no broker: set KAFKASAGA_BOOTSTRAP_SERVERS, e.g. localhost:9092")
+        self._store = store = create_store(url, service.outbox.tables)
+        self._patiently("database", store.check_schema)
+        self._patiently("database", self._check_versions)
+        self._patiently("broker", self._check_topics)
+        if self._stopping.is_set():
+            return
+        for role in self._roles:
+            if role == "consumer" and not service.reads:
+                continue
+            loop = self._build(role, store)
+            thread = threading.Thread(target=self._guard, args=(role, loop), name=f"{service.name}-{role}", daemon=True)
+            self._running.append(_Running(role, loop, thread))
+        for running in self._running:
+            running.thread.start()
+        log.info("service started", service=service.name, roles=[r.role for r in self._running])
+
+    def stop(self) -> None:
+        """Finish what has begun, then end; the relay last, so that it publishes what the others left.
+
+        Raises:
+            BaseException: the failure of a loop, if that is why the service ended.
+        """
+        self._ask_to_stop()
+        for running in sorted(self._running, key=lambda r: r.role == "relay"):
+            running.loop.stop()
+            if running.thread.is_alive():
+                running.thread.join(self._settings.shutdown_timeout)
+            if running.thread.is_alive():
+                log.error(
+                    "loop did not end in time; what it had begun is repeated after the next start", role=running.role
+                )
+        self._running.clear()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+            log.info("service stopped", service=self._service.name)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _ask_to_stop(self) -> None:
+        self._stopping.set()
+        self._ended.set()
+
+    def _guard(self, role: Role, loop: _Loop) -> None:
+        try:
+            loop.run()
+        except BaseException as error:
+            log.exception("loop failed; the service ends", role=role)
+            self._failure = error
+            self._ended.set()
+
+    def _patiently(self, what: str, check: Callable[[], T]) -> None:
+        """Run a check of the start; wait while what it asks is away."""
+        wait, said = 0.2, False
+        while not self._stopping.is_set():
+            try:
+                check()
+            except EnvironmentUnavailable as error:
+                if not said:
+                    log.warning("waiting for what is away", what=what, error=str(error))
+                said = True
+                self._stopping.wait(wait)
+                wait = min(wait * 2, 5.0)
+            else:
+                return
+
+    def _check_versions(self) -> None:
+        assert self._store is not None
+        live = self._store.live_versions()
+        missing = {key: count for key, count in live.items() if key not in self._service.definitions}
+        if missing:
+            named = ", ".join(
+                f"{name!r} version {version} ({count})" for (name, version), count in sorted(missing.items())
+            )
+            raise ConfigurationError(
+                f"service {self._service.name!r} has sagas under way that it no longer defines: {named}; "
+                "add their classes to Service(sagas=[…]) until they have ended"
+            )
+
+    def _check_topics(self) -> None:
+        service = self._service
+        missing = Topics(self._settings).missing(service.reads | service.writes)
+        if missing:
+            raise TopicsError(
+                f"service {service.name!r} needs topics that do not exist: {', '.join(missing)}; make them with "
+                "kafkasaga topics create <module:service>"
+            )
+
+    def _build(self, role: Role, store: SqlStore) -> _Loop:
+        service, settings = self._service, self._settings
+        sender = Sender(service.name, service.codec, SystemClock())
+        batches = BatchRunner(service.name, store, service.router(), service.definitions, sender, service.parking)
+        match role:
+            case "consumer":
+                consumer = KafkaConsumer(settings, service.name)
+                return ConsumerLoop(
+                    service.name, consumer, store, batches, service.reads, batch_size=settings.batch_size
+                )
+            case "relay":
+                return Relay(
+                    store.relay_queue(),
+                    lambda: KafkaProducer(settings, client_id=f"{service.name}-relay"),
+                    sender.clock,
+                    poll_interval=settings.relay_poll_interval,
+                )
+            case "timekeeper":
+                topics = Topics(settings)
+                replies = sorted(contract_of(t).topic for d in service.definitions.values() for t in d.replies)
+
+                def unread_ends() -> dict[TopicPartition, int]:
+                    starts = topics.starts(replies)
+                    return {place: end for place, end in topics.ends(replies).items() if end > starts.get(place, 0)}
+
+                return Timekeeper(service.name, store, unread_ends, service.definitions, sender, batches)

@@ -1,0 +1,184 @@
+"""``Service``: what a team writes. It collects handlers and sagas; ``run`` puts them to work.
+
+A service is a value until it runs: registering handlers opens nothing, so importing a module is enough to check it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar, overload
+from uuid import UUID
+
+from kafkasaga.clock import SystemClock
+from kafkasaga.errors import DefinitionError
+from kafkasaga.messages import Codec, JsonCodec, Message, SagaState, contract_of
+from kafkasaga.runtime.handlers import Handler, inspect_handler
+from kafkasaga.runtime.orchestrator import SagaTurn
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.routing import Router, definitions_by_version
+from kafkasaga.runtime.runner import ROLES, Role, Runner
+from kafkasaga.saga.definition import Definition, Saga
+from kafkasaga.saga.policy import Retry, exponential
+from kafkasaga.settings import Settings
+from kafkasaga.stores import Outbox, Session, enlist
+
+F = TypeVar("F", bound=Callable[..., Message | Sequence[Message] | None])
+St = TypeVar("St", bound=SagaState)
+
+PARKING = exponential(attempts=20, first=timedelta(seconds=1), longest=timedelta(minutes=5))
+"""How often, and how far apart, a parked message is tried before it is dead: about an hour in all."""
+
+
+class Service:
+    """A participant, an orchestrator, or both: handlers and sagas over one database.
+
+    ::
+
+        inventory = Service("inventory")
+
+        @inventory.handler
+        def reserve(command: ReserveInventory, session: Session) -> InventoryReserved | InventoryFailed: ...
+
+    Start it with ``kafkasaga run module:inventory``, or ``inventory.run()``, or, inside a web application, with
+    ``inventory.running()``.
+
+    Args:
+        name: its consumer group, its ``ce_source`` and its default dedup identity. Do not change it lightly: to Kafka
+            and to the inbox another name is another service.
+        sagas: the sagas that it orchestrates, every version that still has instances.
+        outbox: where its tables are, if not under their plain names in the default schema.
+        codec: how message bodies are written and read.
+        parking: how often, and how far apart, a parked message is tried again.
+
+    Raises:
+        DefinitionError: for a bad name, or two sagas of one name and version.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sagas: Sequence[type[Saga[Any]]] = (),
+        outbox: Outbox | None = None,
+        codec: Codec | None = None,
+        parking: Retry = PARKING,
+    ) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name):
+            raise DefinitionError(
+                f"service name {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 100"
+            )
+        self.name, self.parking = name, parking
+        self.codec: Codec = codec or JsonCodec()
+        self.outbox = outbox or Outbox(source=name)
+        self.sagas = tuple(sagas)
+        self._handlers: list[Handler] = []
+        self.definitions: Mapping[tuple[str, int], Definition] = definitions_by_version(s.definition for s in sagas)
+        self._sender = Sender(name, self.codec, SystemClock())
+
+    @overload
+    def handler(self, function: F, /) -> F: ...
+    @overload
+    def handler(self, /, *, consumer: str | None = None) -> Callable[[F], F]: ...
+    def handler(self, function: F | None = None, /, *, consumer: str | None = None) -> F | Callable[[F], F]:
+        """Handle the message that the first parameter's type names; what is returned is the reply.
+
+        The function itself is returned unchanged: call it in tests. ``consumer`` names the dedup identity of a second
+        handler of one message.
+
+        Raises:
+            DefinitionError: if the type hints do not say what it handles, or the message has a handler already.
+        """
+        add = partial(self._add, consumer=consumer or self.name)
+        return add if function is None else add(function)
+
+    def start(
+        self,
+        session: Session,
+        saga: type[Saga[St]],
+        state: St,
+        *,
+        key: str | None = None,
+        incarnation: int = 0,
+    ) -> UUID:
+        """Start a saga in your own transaction; it begins when that commits.
+
+        Args:
+            session: your session. With an ``AsyncSession``: ``await session.run_sync(lambda s: service.start(s, …))``.
+            saga: one of the service's sagas; its newest version here.
+            state: what it begins with.
+            key: its correlation key; by default the state's field that is the key of ``starts_on``.
+            incarnation: count it up to use a key again after the saga that had it has ended.
+
+        Returns:
+            The saga's id. Starting a saga that has been started already does nothing but a log entry.
+
+        Raises:
+            DefinitionError: if the saga is not one of this service, or its key cannot be told from the state.
+        """
+        definition = saga.definition
+        if (definition.name, definition.version) not in self.definitions:
+            raise DefinitionError(
+                f"saga {definition.name!r} is not one of service {self.name!r}: Service(…, sagas=[…])"
+            )
+        uow = enlist(session, self.outbox.tables)
+        turn = SagaTurn(uow, self._sender, self.definitions)
+        saga_id, envelopes = turn.start(definition, key or _key(definition, state), state, incarnation)
+        uow.flush()
+        turn.save()
+        uow.add_outbox(envelopes)
+        return saga_id
+
+    def router(self) -> Router:
+        """Where its messages go."""
+        return Router(self.name, self._handlers, self.definitions.values(), self.codec)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The topics that it consumes."""
+        return self.router().topics
+
+    @property
+    def writes(self) -> frozenset[str]:
+        """The topics that its handlers' annotations and its sagas' functions name."""
+        types = [type for handler in self._handlers for type in handler.replies]
+        types += [type for definition in self.definitions.values() for type in definition.sends]
+        return frozenset(contract_of(type).topic for type in types)
+
+    def run(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> None:
+        """Run until SIGTERM or SIGINT, then finish what has begun and return.
+
+        Raises:
+            ConfigurationError: if settings, tables or topics are not as they must be; the text names the remedy.
+        """
+        Runner(self, settings or Settings.load(), roles).run()
+
+    @contextmanager
+    def running(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> Iterator[Runner]:
+        """Run beside something else, such as a web application, for as long as the block lasts."""
+        runner = Runner(self, settings or Settings.load(), roles)
+        runner.start()
+        try:
+            yield runner
+        finally:
+            runner.stop()
+
+    def _add(self, function: F, consumer: str) -> F:
+        handler = inspect_handler(function, consumer)
+        # A router refuses what does not fit together; better now than at the start.
+        Router(self.name, [*self._handlers, handler], (), self.codec)
+        self._handlers.append(handler)
+        return function
+
+
+def _key(definition: Definition, state: SagaState) -> str:
+    field = None if definition.starts_on is None else contract_of(definition.starts_on).key
+    if field is None or field not in type(state).model_fields:
+        raise DefinitionError(
+            f"saga {definition.name!r}: its correlation key cannot be told from {type(state).__name__}; "
+            "give service.start(…, key=…)"
+        )
+    return str(getattr(state, field))

@@ -1,0 +1,155 @@
+"""The timekeeper: deadlines, next attempts, and parked messages whose time has come.
+
+A deadline says "no reply came". That is true only once every reply that *has* come was read. So a saga whose timer is
+due is not woken before
+
+1. its command has left the outbox (else the participant cannot have had it), and then had the deadline's time;
+2. this service has read the reply topics up to the ends that they had after the timer fell due.
+
+An orchestrator that was away for an hour therefore does not cancel sagas whose replies wait in the topic.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
+from kafkasaga.messages import Envelope
+from kafkasaga.ports import Store, TopicPartition, UnitOfWork
+from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.orchestrator import Definitions, SagaTurn
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.saga.flow import LocalStep
+from kafkasaga.saga.instance import Instance
+from kafkasaga.saga.machine import Woken
+
+log = structlog.get_logger("kafkasaga.timekeeper")
+
+AT_ONCE = 200
+"""Sagas woken in one transaction."""
+INTERVAL = 0.25
+"""Seconds between looks at the timers."""
+UNAVAILABLE = 2.0
+"""Seconds between looks while something is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """Sagas that are due, and how far the reply topics must have been read before they may be woken."""
+
+    sagas: tuple[UUID, ...]
+    ends: Mapping[TopicPartition, int]
+
+
+class Timekeeper:
+    """Wakes sagas when they are due, and has parked messages tried again."""
+
+    def __init__(
+        self,
+        group: str,
+        store: Store,
+        ends: Callable[[], Mapping[TopicPartition, int]],
+        definitions: Definitions,
+        sender: Sender,
+        batches: BatchRunner,
+    ) -> None:
+        self._group, self._store, self._ends = group, store, ends
+        self._definitions, self._sender, self._batches = definitions, sender, batches
+        self._gate: _Gate | None = None
+        self._not_before: dict[UUID, datetime] = {}
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Keep time until ``stop``."""
+        away = False
+        while not self._stopping.is_set():
+            try:
+                busy = self.step()
+                if away:
+                    log.info("timekeeper goes on")
+                away = False
+            except EnvironmentUnavailable as error:
+                busy = False
+                if not away:
+                    log.warning("timekeeper waits", error=str(error))
+                away = True
+            except SerializationConflict:
+                busy = True
+            if not busy:
+                self._stopping.wait(UNAVAILABLE if away else INTERVAL)
+
+    def stop(self) -> None:
+        """Let ``run`` end (from any thread)."""
+        self._stopping.set()
+
+    def step(self) -> bool:
+        """One look at the timers and one at the parked messages; True if there was something to do."""
+        woke = self._wake_due() if self._definitions else False
+        retried = self._batches.retry_parked()
+        return woke or retried
+
+    def _wake_due(self) -> bool:
+        if self._gate is None:
+            due = self._due()
+            if not due:
+                return False
+            self._gate = _Gate(due, dict(self._ends()))
+        gate = self._gate
+        read = self._store.positions(self._group, gate.ends.keys())
+        if any(read.get(partition, 0) < end for partition, end in gate.ends.items()):
+            return False
+        self._gate = None
+        self._wake(gate.sagas)
+        return True
+
+    def _due(self) -> tuple[UUID, ...]:
+        """Sagas that are due and whose commands have left the outbox long enough ago."""
+        now = self._sender.clock.now()
+        ids = self._store.due_sagas(now, AT_ONCE)
+        self._not_before = {id: at for id, at in self._not_before.items() if id in ids}
+        if not ids:
+            return ()
+        with self._store.begin() as uow:
+            instances = uow.load_sagas(ids)
+        waiting = {id: self._commands(instance, now) for id, instance in instances.items()}
+        unsent = self._store.unsent([command for commands in waiting.values() for command in commands])
+        for id, commands in waiting.items():
+            for command, deadline in commands.items():
+                if command in unsent:
+                    self._not_before[id] = now + deadline
+        return tuple(id for id in ids if self._not_before.get(id, now) <= now)
+
+    def _commands(self, instance: Instance, now: datetime) -> dict[UUID, timedelta]:
+        """The commands whose deadlines are due, and how long those are."""
+        definition = self._definitions.get((instance.saga, instance.version))
+        found: dict[UUID, timedelta] = {}
+        for path, state in instance.steps.items():
+            if definition is None or state.due is None or state.due > now or state.command_id is None:
+                continue
+            step = definition.steps[path.partition("[")[0]]
+            found[state.command_id] = timedelta() if isinstance(step, LocalStep) else step.deadline
+        return found
+
+    def _wake(self, ids: Collection[UUID]) -> None:
+        with self._store.begin() as uow:
+            turn = SagaTurn(uow, self._sender, self._definitions)
+            outgoing = self._wake_each(turn, ids)
+            uow.flush()
+            self._save(uow, turn, outgoing)
+
+    def _wake_each(self, turn: SagaTurn, ids: Collection[UUID]) -> list[Envelope]:
+        outgoing: list[Envelope] = []
+        for id in turn.instances(sorted(ids)):
+            outgoing += turn.act(id, Woken())
+        return outgoing
+
+    def _save(self, uow: UnitOfWork, turn: SagaTurn, outgoing: list[Envelope]) -> None:
+        turn.save()
+        if outgoing:
+            uow.add_outbox(outgoing)

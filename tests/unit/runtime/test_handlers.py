@@ -1,0 +1,120 @@
+"""What a handler's type hints say, and what is refused at registration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy.orm import Session
+
+from kafkasaga import DefinitionError, Message, Service
+
+if TYPE_CHECKING:
+    from decimal import Decimal as Money
+
+
+class Base(Message, key="id"):
+    id: str
+
+
+class Ask(Base, topic="ask"): ...
+
+
+class Yes(Base, topic="yes"): ...
+
+
+class No(Base, topic="no"): ...
+
+
+class Payments:
+    def pay(self, command: Ask, session: Session) -> Yes: ...
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service("payment")
+
+
+def test_the_function_itself_is_returned(service: Service) -> None:
+    def handle(command: Ask) -> Yes:
+        return Yes(id=command.id)
+
+    assert service.handler(handle) is handle
+    assert service.handler(consumer="payment.second")(handle) is handle
+
+
+def test_topics_come_from_the_hints(service: Service) -> None:
+    @service.handler
+    def handle(command: Ask, session: Session) -> Yes | No | None: ...
+
+    assert service.reads == {"ask"}
+    assert service.writes == {"yes", "no"}
+
+
+def test_a_bound_method_brings_its_dependencies(service: Service) -> None:
+    service.handler(Payments().pay)
+    assert service.writes == {"yes"}
+
+
+def test_an_unbound_method_is_refused_with_the_remedy(service: Service) -> None:
+    with pytest.raises(DefinitionError, match=r"register the bound one, service\.handler\(instance\.pay\)"):
+        service.handler(Payments.pay)
+
+
+def test_a_handler_without_a_message_type_is_refused(service: Service) -> None:
+    def handle(command, session: Session) -> Yes: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(DefinitionError, match="its first parameter needs a Message type"):
+        service.handler(handle)
+
+
+def test_a_handler_without_a_return_type_is_refused(service: Service) -> None:
+    def handle(command: Ask):  # type: ignore[no-untyped-def]
+        return None
+
+    with pytest.raises(DefinitionError, match="say what it returns"):
+        service.handler(handle)
+
+
+def test_a_handler_of_an_abstract_message_is_refused(service: Service) -> None:
+    def handle(command: Base) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Base is an abstract base \(no topic=\)"):
+        service.handler(handle)
+
+
+def test_a_type_that_exists_only_for_the_type_checker_is_named(service: Service) -> None:
+    def handle(command: Ask, amount: Money = None) -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(DefinitionError, match="'Money' is not importable at run time"):
+        service.handler(handle)
+
+
+def test_a_parameter_that_nobody_fills_is_refused(service: Service) -> None:
+    def handle(command: Ask, gateway: object) -> None: ...
+
+    with pytest.raises(DefinitionError, match="parameter 'gateway' is neither the message nor a Session"):
+        service.handler(handle)
+
+
+def test_an_async_handler_is_refused(service: Service) -> None:
+    async def handle(command: Ask) -> None: ...
+
+    with pytest.raises(DefinitionError, match="write def instead of async def"):
+        service.handler(handle)  # type: ignore[type-var]
+
+
+def test_two_handlers_of_one_message_are_refused_unless_the_second_is_named(service: Service) -> None:
+    @service.handler
+    def first(command: Ask) -> None: ...
+
+    def second(command: Ask) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"two handlers for Ask .*consumer='payment\.second'"):
+        service.handler(second)
+    service.handler(consumer="payment.second")(second)
+
+
+def test_a_service_name_that_kafka_would_mangle_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="service name 'Pay ment'"):
+        Service("Pay ment")
