@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kafkasaga.cli import database, demo, run, sagas, topics
+from kafkasaga.cli.database import app as database
+from kafkasaga.cli.demo import demo
+from kafkasaga.cli.run import relay, run
+from kafkasaga.cli.sagas import app as sagas
+from kafkasaga.cli.topics import app as topics
 from kafkasaga.errors import ConfigurationError, DefinitionError, KafkasagaError
 
 app = typer.Typer(
@@ -18,12 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("run")(run.run)
-app.command("relay")(run.relay)
-app.command("demo")(demo.demo)
-app.add_typer(database.app, name="db")
-app.add_typer(topics.app, name="topics")
-app.add_typer(sagas.app, name="saga")
+app.command("run")(run)
+app.command("relay")(relay)
+app.command("demo")(demo)
+app.add_typer(database, name="db")
+app.add_typer(topics, name="topics")
+app.add_typer(sagas, name="saga")
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ import typer
 from kafkasaga.cli.options import DatabaseUrl, OptionalTarget, Prefix, Schema, load_outbox, load_settings
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.stores import create_store
-from kafkasaga.stores import upgrade as upgrade_schema
+from kafkasaga.stores.migrations import upgrade as upgrade_schema
 
 app = typer.Typer(help="The library's tables.", no_args_is_help=True)
 

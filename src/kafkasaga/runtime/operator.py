@@ -1,8 +1,8 @@
-"""What an operator may ask of a service's database, and do to it. The command line and the dashboard are its clients."""
+"""What an operator may ask of a service's database, and do to it. Command line and dashboard are its clients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -33,7 +33,7 @@ class Operator:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings, outbox: Outbox | None = None) -> Iterator[Operator]:
+    def open(cls, settings: Settings, outbox: Outbox | None = None) -> Generator[Operator]:
         """On a database of its own connection.
 
         Raises:

@@ -36,7 +36,7 @@ class _Changing:
 
     before_seq: int
     instance: Instance | None
-    entries: list[LogEntry] = field(default_factory=list)
+    entries: list[LogEntry] = field(default_factory=list[LogEntry])
     woken: bool = False
 
 

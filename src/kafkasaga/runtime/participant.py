@@ -90,7 +90,7 @@ class HandlerTurn:
 
         with structlog.contextvars.bound_contextvars(**_log_fields(task)):
             messages = handler.call(task.message, session)
-        envelopes = []
+        envelopes: list[Envelope] = []
         for position, message in enumerate(messages):
             replies = position == 0 and context is not None
             saga = reply_context(context, cause.id) if replies and context is not None else None

@@ -43,7 +43,7 @@ RETRY_UNAVAILABLE = 1.0
 class _Lane:
     """The rows of one (topic, key) that wait; the first one may be under way."""
 
-    rows: deque[OutboxRow] = field(default_factory=deque)
+    rows: deque[OutboxRow] = field(default_factory=deque[OutboxRow])
     sending: bool = False
 
 

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import structlog
@@ -38,6 +39,7 @@ ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper")
 
 T = TypeVar("T")
 
+
 class _Loop(Protocol):
     def run(self) -> None: ...
     def stop(self) -> None: ...
@@ -55,7 +57,7 @@ class Runner:
 
     def __init__(self, service: Service, settings: Settings, roles: Sequence[Role] = ROLES) -> None:
         self._service, self._settings = service, settings
-        self._roles = [role for role in ROLES if role in roles]
+        self._roles: list[Role] = [role for role in ROLES if role in roles]
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
         self._stopping = threading.Event()
@@ -65,7 +67,7 @@ class Runner:
     def run(self) -> None:
         """Start, wait for SIGTERM or SIGINT (or a failure), stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ask_to_stop())
+            signal.signal(number, self._on_signal)
         try:
             self.start()
             while not self._ended.wait(0.5):
@@ -128,6 +130,10 @@ class Runner:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._ask_to_stop()
 
     def _ask_to_stop(self) -> None:
         self._stopping.set()

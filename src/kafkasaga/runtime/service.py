@@ -6,7 +6,7 @@ A service is a value until it runs: registering handlers opens nothing, so impor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -157,7 +157,7 @@ class Service:
         Runner(self, settings or Settings.load(), roles).run()
 
     @contextmanager
-    def running(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> Iterator[Runner]:
+    def running(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> Generator[Runner]:
         """Run beside something else, such as a web application, for as long as the block lasts."""
         runner = Runner(self, settings or Settings.load(), roles)
         runner.start()

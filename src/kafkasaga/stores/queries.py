@@ -73,7 +73,7 @@ class Queries:
         with self._connected() as connection:
             return [_summary(row) for row in connection.execute(query)]
 
-    def saga_ids(self, page: int = 1000) -> Iterator[UUID]:
+    def saga_ids(self, page: int = 1000) -> Generator[UUID]:
         """Every saga's id, in order, read page by page."""
         id = self._tables.saga.c.saga_id
         after: UUID | None = None
@@ -133,7 +133,7 @@ class Queries:
         saga = self._tables.saga.c
         query = select(saga.name, saga.version, func.count()).where(saga.status.in_(ACTIVE))
         with self._connected() as connection:
-            found = connection.execute(query.group_by(saga.name, saga.version)).tuples().all()
+            found = connection.execute(query.group_by(saga.name, saga.version)).all()
         return {(name, version): count for name, version, count in found}
 
     def blocked(self, limit: int = 100) -> list[Blocked]:

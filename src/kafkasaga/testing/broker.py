@@ -1,7 +1,7 @@
 """An in-memory broker behind the same ports as Kafka: for tests that are to be quick, repeatable and wicked.
 
-It keeps what matters of Kafka's behaviour: partitions by key, order within a partition, consumer groups with one owner
-a partition, committed offsets that may lag behind, acknowledgements that come later than the append. It does not imitate
+It keeps what matters of Kafka's behaviour: partitions by key, order within one, consumer groups with one owner a
+partition, committed offsets that may lag behind, acknowledgements that come later than the append. It does not imitate
 librdkafka; what is claimed of Kafka is tested on Kafka.
 """
 
@@ -21,8 +21,8 @@ Reject = Callable[[str, str, bytes | None], SendError | None]
 
 @dataclass(slots=True)
 class _Group:
-    offsets: dict[TopicPartition, int] = field(default_factory=dict)
-    members: list[MemoryConsumer] = field(default_factory=list)
+    offsets: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    members: list[MemoryConsumer] = field(default_factory=lambda: list[MemoryConsumer]())
 
 
 class MemoryBroker:
