@@ -22,7 +22,9 @@ Reject = Callable[[str, str, bytes | None], SendError | None]
 @dataclass(slots=True)
 class _Group:
     offsets: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
-    members: list[MemoryConsumer] = field(default_factory=lambda: list[MemoryConsumer]())
+    members: list[MemoryConsumer] = field(
+        default_factory=lambda: list[MemoryConsumer]()  # noqa: PLW0108 - the class is defined below
+    )
 
 
 class MemoryBroker:
