@@ -1,1 +1,1 @@
-"""The order system: order, customer, inventory and payment services and an orchestrator that share nothing but Kafka."""
+"""The order system: order, customer, inventory and payment services and an orchestrator, joined by Kafka alone."""

@@ -1,0 +1,5 @@
+"""``python -m kafkasaga``: the command line."""
+
+from kafkasaga.cli import main
+
+main()
