@@ -118,16 +118,14 @@ class _SqliteBulk:
         self._readers = readers
 
     def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-        return [row for result in self._execute(connection, rows) for row in _read(result, self._readers)]
+        parts = self._execute(connection, rows, self._body)
+        return [row for result in parts for row in _read(result, self._readers)]
 
     def count(self, connection: Connection, rows: Sequence[Row]) -> int:
-        # Python's sqlite3 counts rows only for statements that begin with INSERT, UPDATE or DELETE; ours begin with WITH.
-        changed = 0
-        for _ in self._execute(connection, rows):
-            changed += connection.exec_driver_sql("SELECT changes()").scalar_one()
-        return changed
+        # Python's sqlite3 has a `rowcount` only for what begins with INSERT, UPDATE or DELETE; this begins with WITH.
+        return sum(len(result.all()) for result in self._execute(connection, rows, f"{self._body} RETURNING 1"))
 
-    def _execute(self, connection: Connection, rows: Sequence[Row]) -> Iterator[CursorResult[Any]]:
+    def _execute(self, connection: Connection, rows: Sequence[Row], body: str) -> Iterator[CursorResult[Any]]:
         size = SQLITE_PARAMETERS // len(self._binders)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -137,7 +135,7 @@ class _SqliteBulk:
                 for bind, value in zip(self._binders, row, strict=True)
             ]
             marks = _sqlite_values(len(part), len(self._binders))
-            yield connection.exec_driver_sql(f"WITH r({self._names}) AS (VALUES {marks}) {self._body}", tuple(values))
+            yield connection.exec_driver_sql(f"WITH r({self._names}) AS (VALUES {marks}) {body}", tuple(values))
 
 
 @lru_cache(maxsize=1024)

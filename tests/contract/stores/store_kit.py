@@ -1,0 +1,77 @@
+"""Transactions in other threads, and what was executed."""
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection, event, text
+
+from kafkasaga.stores import SqlStore
+
+T = TypeVar("T")
+WITHIN = 20.0  # seconds; only a test that fails ever waits that long
+
+WAITING = """SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND state = 'active'"""
+
+
+class Threads:
+    """Runs transactions beside the test's own, and knows when one of them waits for a lock."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(4)
+
+    def start(self, work: Callable[[], T]) -> Future[T]:
+        """Run it in another thread; return when that thread is running."""
+        running = threading.Event()
+
+        def run() -> T:
+            running.set()
+            return work()
+
+        future = self._pool.submit(run)
+        assert running.wait(WITHIN)
+        return future
+
+    def start_and_block(self, work: Callable[[], T]) -> Future[T]:
+        """Run what has to wait for the test's own transaction; return when it waits (on SQLite: when it runs)."""
+        future = self.start(work)
+        if self._store.engine.dialect.name == "postgresql":
+            until(lambda: future.done() or self._someone_waits())
+        assert not future.done(), "it did not wait"
+        return future
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+    def _someone_waits(self) -> bool:
+        with self._store.engine.connect() as connection:
+            return bool(connection.scalar(text(WAITING)))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Return when ``condition`` holds; fail if it never does."""
+    end = time.monotonic() + WITHIN
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.005)
+
+
+@contextmanager
+def counted_statements(store: SqlStore) -> Generator[list[str]]:
+    """The statements that are executed inside the block; BEGIN and COMMIT are the driver's and do not count."""
+    statements: list[str] = []
+
+    def note(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith("BEGIN"):
+            statements.append(statement)
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(store.engine, "before_cursor_execute", note)

@@ -1,0 +1,188 @@
+"""The inbox and the barrier (invariants I1, I3 and I9)."""
+
+import random
+from uuid import UUID, uuid4
+
+import pytest
+
+from kafkasaga.messages import Operation
+from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, TopicPartition
+from kafkasaga.stores import SqlStore
+from tests.contract.stores.store_kit import Threads, counted_statements
+
+
+def inbox_keys(count: int, consumer: str = "billing") -> list[InboxKey]:
+    return [InboxKey(consumer, "shop", uuid4()) for _ in range(count)]
+
+
+def action(saga_id: UUID) -> BarrierKey:
+    return BarrierKey(saga_id, "pay", 0, Operation.ACTION)
+
+
+def compensation(saga_id: UUID) -> BarrierKey:
+    return BarrierKey(saga_id, "pay", 0, Operation.COMPENSATION)
+
+
+DONE = BarrierEntry(Outcome.DONE, "payment.replies", "payment.succeeded", b'{"a": "\\"\x00"}')
+
+
+class TestInbox:
+    def test_keys_are_new_once(self, store: SqlStore) -> None:
+        old, new = inbox_keys(3), inbox_keys(2)
+        with store.begin() as uow:
+            assert uow.claim_inbox(old) == set(old)
+        with store.begin() as uow:
+            assert uow.claim_inbox([*new, *old]) == set(new)
+
+    def test_a04_a_key_twice_in_one_batch_is_claimed_once(self, store: SqlStore) -> None:
+        (key,) = inbox_keys(1)
+        with store.begin() as uow:
+            assert uow.claim_inbox([key, key]) == {key}
+
+    def test_a38_consumers_and_sources_are_told_apart(self, store: SqlStore) -> None:
+        id = uuid4()
+        keys = {InboxKey("a", "s", id), InboxKey("b", "s", id), InboxKey("a", "t", id)}
+        with store.begin() as uow:
+            assert uow.claim_inbox(keys) == keys
+
+    def test_text_that_looks_like_sql_or_an_array_is_kept_as_it_is(self, store: SqlStore) -> None:
+        keys = {
+            InboxKey(name, 'a"b\\c{}', uuid4()) for name in ("NULL", "", "{a,b}", "it's", "ü\n\t", '"', "\\", ":r0")
+        }
+        with store.begin() as uow:
+            assert uow.claim_inbox(keys) == keys
+
+    def test_a_claim_that_was_rolled_back_is_free(self, store: SqlStore) -> None:
+        keys = inbox_keys(1)
+        with pytest.raises(ZeroDivisionError), store.begin() as uow:
+            uow.claim_inbox(keys)
+            raise ZeroDivisionError
+        with store.begin() as uow:
+            assert uow.claim_inbox(keys) == set(keys)
+
+    def test_a05_a_second_claim_waits_and_then_finds_the_key_taken(self, store: SqlStore, threads: Threads) -> None:
+        keys = inbox_keys(1)
+
+        def claim() -> set[InboxKey]:
+            with store.begin() as uow:
+                return uow.claim_inbox(keys)
+
+        with store.begin() as uow:
+            uow.claim_inbox(keys)
+            other = threads.start_and_block(claim)
+        assert other.result() == set()
+
+    def test_batches_that_share_keys_in_any_order_do_not_deadlock(self, store: SqlStore, threads: Threads) -> None:
+        shared = inbox_keys(200)
+
+        def claim(seed: int) -> int:
+            keys = random.Random(seed).sample(shared, len(shared))
+            with store.begin() as uow:
+                return len(uow.claim_inbox(keys))
+
+        for _ in range(10):
+            claims = [threads.start(lambda seed=seed: claim(seed)) for seed in range(4)]  # type: ignore[misc]
+            assert sum(claim.result() for claim in claims) in (len(shared), 0)
+
+    def test_more_rows_than_a_statement_has_parameters(self, store: SqlStore) -> None:
+        keys = inbox_keys(25_000)
+        with store.begin() as uow:
+            assert uow.claim_inbox(keys) == set(keys)
+
+    def test_no_keys_no_statement(self, store: SqlStore) -> None:
+        with store.begin() as uow, counted_statements(store) as statements:
+            assert uow.claim_inbox([]) == set()
+            assert uow.claim_barrier([]) == {}
+            assert uow.load_sagas([]) == {}
+            uow.add_outbox([])
+        assert statements == []
+
+
+class TestBarrier:
+    def test_a_settled_key_gives_its_first_reply_again(self, store: SqlStore) -> None:
+        key = action(uuid4())
+        with store.begin() as uow:
+            assert uow.claim_barrier([key]) == {}
+            uow.settle_barrier({key: DONE})
+        with store.begin() as uow:
+            assert uow.claim_barrier([key, action(uuid4())]) == {key: DONE}
+
+    def test_an_entry_without_a_reply_comes_back_as_it_was(self, store: SqlStore) -> None:
+        key = compensation(uuid4())
+        entries = {key: BarrierEntry(Outcome.EMPTY), action(key.saga_id): BarrierEntry(Outcome.SUPERSEDED)}
+        with store.begin() as uow:
+            uow.claim_barrier(entries)
+            uow.settle_barrier(entries)
+        with store.begin() as uow:
+            assert uow.claim_barrier(entries) == entries
+
+    def test_a03_a_compensation_waits_for_the_action_under_way(self, store: SqlStore, threads: Threads) -> None:
+        id = uuid4()
+
+        def compensate() -> dict[BarrierKey, BarrierEntry]:
+            with store.begin() as uow:
+                found = uow.claim_barrier([compensation(id), action(id)])
+                uow.settle_barrier({compensation(id): BarrierEntry(Outcome.DONE)})
+                return found
+
+        with store.begin() as uow:
+            uow.claim_barrier([action(id)])
+            other = threads.start_and_block(compensate)
+            uow.settle_barrier({action(id): DONE})
+        assert other.result() == {action(id): DONE}
+
+    def test_a02_an_action_after_its_compensation_finds_itself_superseded(self, store: SqlStore) -> None:
+        id = uuid4()
+        with store.begin() as uow:
+            uow.claim_barrier([action(id), compensation(id)])
+            uow.settle_barrier(
+                {action(id): BarrierEntry(Outcome.SUPERSEDED), compensation(id): BarrierEntry(Outcome.EMPTY)}
+            )
+        with store.begin() as uow:
+            assert uow.claim_barrier([action(id)]) == {action(id): BarrierEntry(Outcome.SUPERSEDED)}
+
+    def test_a03_action_and_compensation_that_meet_do_not_deadlock(self, store: SqlStore, threads: Threads) -> None:
+        ids = [uuid4() for _ in range(50)]
+
+        def claim(seed: int) -> None:
+            keys = [key for id in ids for key in (action(id), compensation(id))]
+            random.Random(seed).shuffle(keys)
+            with store.begin() as uow:
+                found = uow.claim_barrier(keys)
+                uow.settle_barrier({key: DONE for key in keys if key not in found})
+
+        for future in [threads.start(lambda seed=seed: claim(seed)) for seed in range(4)]:  # type: ignore[misc]
+            future.result()
+
+    def test_generations_are_told_apart(self, store: SqlStore) -> None:
+        key = action(uuid4())
+        with store.begin() as uow:
+            uow.claim_barrier([key])
+            uow.settle_barrier({key: DONE})
+        with store.begin() as uow:
+            assert uow.claim_barrier([key._replace(generation=1)]) == {}
+
+    def test_claiming_twice_without_settling_is_an_error(self, store: SqlStore) -> None:
+        key = action(uuid4())
+        with store.begin() as uow:
+            uow.claim_barrier([key])
+            with pytest.raises(RuntimeError, match="not settled"):
+                uow.claim_barrier([key])
+
+
+class TestOffsets:
+    def test_a_group_reads_on_where_it_was(self, store: SqlStore) -> None:
+        first, second = TopicPartition("orders", 0), TopicPartition("orders", 1)
+        with store.begin() as uow:
+            uow.advance("shop", {first: 5, second: 7})
+        with store.begin() as uow:
+            uow.advance("shop", {first: 6})
+        assert store.positions("shop", [first, second, TopicPartition("orders", 2)]) == {first: 6, second: 7}
+        assert store.positions("billing", [first]) == {}
+
+    def test_an_offset_may_go_back_since_a_topic_may_begin_again(self, store: SqlStore) -> None:
+        place = TopicPartition("orders", 0)
+        for offset in (2**40, 3):
+            with store.begin() as uow:
+                uow.advance("shop", {place: offset})
+        assert store.positions("shop", [place]) == {place: 3}
