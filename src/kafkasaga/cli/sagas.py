@@ -27,6 +27,8 @@ COLOURS = {
     SagaStatus.COMPLETED: "green",
     SagaStatus.CANCELLED: "magenta",
 }
+WIDEST = 1000
+"""Columns of a list's line, at most."""
 QUIET = {"step", "command_id", "data", "body"}
 """Fields of an event that its line leaves out: shown elsewhere, or long."""
 
@@ -47,7 +49,11 @@ def list_sagas(
     table = Table("saga", "version", "key", "status", "events", "started", "last change", "id", box=None)
     for saga in found:
         table.add_row(*_cells(saga))
-    out.print(table if found else "No saga matches.")
+    if not found:
+        out.print("No saga matches.")
+        return
+    # One line a saga, whole, even where the terminal is narrower: ids are there to be copied, lines to be searched.
+    Console(width=WIDEST).print(table)
 
 
 @app.command()
