@@ -18,6 +18,8 @@ CONSUMER_DEFAULTS: Final[Mapping[str, Any]] = {
     "partition.assignment.strategy": "cooperative-sticky",
     # How long the partitions of a dead member wait for it. A restarted static member is back at once.
     "session.timeout.ms": 15_000,
+    # Members hear of a rebalance in the answer to a heartbeat, and a cooperative one takes two rounds.
+    "heartbeat.interval.ms": 1_000,
     # Only the database's positions are exact; Kafka's are for monitoring and for a lost database row.
     "enable.auto.commit": True,
     "auto.commit.interval.ms": 500,
@@ -151,7 +153,8 @@ class KafkaConfig:
         defaults = dict(CONSUMER_DEFAULTS)
         if str(self.raw.get("group.protocol", "")).lower() == "consumer":
             # There these are the broker's to decide, and librdkafka refuses them.
-            del defaults["partition.assignment.strategy"], defaults["session.timeout.ms"]
+            for name in ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"):
+                del defaults[name]
         identity = {"group.id": group, **({"group.instance.id": self.instance_id} if self.instance_id else {})}
         return self._merged(defaults, {**identity, **CONSUMER_FIXED}, leave_out=PRODUCER_ONLY)
 

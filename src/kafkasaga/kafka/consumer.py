@@ -152,12 +152,10 @@ class KafkaConsumer:
         if error is None:
             record = record_of(message)
             self._reading[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            self._link.alive()
             return record
         place = TopicPartition(message.topic() or "", message.partition() or 0)
         if error.code() == KafkaError._PARTITION_EOF:
             self._reading[place] = message.offset() or 0
-            self._link.alive()
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._begin_again(place, message.offset(), error)
         elif error.fatal() or error.code() == KafkaError._FATAL:

@@ -23,10 +23,10 @@ logger = logging.getLogger("kafkasaga.kafka")
 
 _Client = TypeVar("_Client")
 
-PROBE_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 2.0
 """Between two questions to a broker that does not answer."""
-PROBE_TIMEOUT: Final = 0.2
-"""Seconds that a poll may be late because of such a question."""
+PROBE_TIMEOUT: Final = 1.0
+"""Seconds for the answer; there is nothing else to do then."""
 REMEMBERED: Final = 1_000
 """Texts, some with numbers in them; beyond, one may be repeated too early."""
 REPEAT_SECONDS: Final = 60.0
@@ -57,8 +57,10 @@ class Link:
         self.fatal: str | None = None
         """Why the client can do nothing any more."""
         self._role = role
+        self._names = (role, config.bootstrap_servers)
+        self._suspected = False
         self._lost = False
-        self._probed = 0.0
+        self._probed = -PROBE_SECONDS
         self._said: dict[str, float] = {}
 
     def open(self, kind: Callable[[dict[str, Any]], _Client], settings: Mapping[str, Any]) -> _Client:
@@ -78,39 +80,33 @@ class Link:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self.fatal = self.fatal or self.config.masked(error.str())
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.lost()
+            self._suspected = True
         elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE):
             self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
         else:
             logger.debug("%s: %s", self._role, self.config.masked(error.str()))
 
-    def lost(self) -> None:
-        """Nobody answers."""
-        if not self._lost:
-            self._lost = True
-            self._probed = time.monotonic()
-            logger.error(
-                "%s: no broker at %s answers; work is kept and goes on when one does",
-                self._role,
-                self.config.bootstrap_servers,
-            )
-
-    def alive(self) -> None:
-        """A broker has answered."""
-        if self._lost:
-            self._lost = False
-            logger.warning("%s: Kafka at %s answers again", self._role, self.config.bootstrap_servers)
-
     def probe(self, client: Any) -> None:
-        """While Kafka is lost, ask now and then: librdkafka tells nobody that a broker is back."""
-        if not self._lost or time.monotonic() < self._probed + PROBE_SECONDS:
+        """After librdkafka said that all brokers are down, ask now and then: it does not say when one is back.
+
+        Only an answer counts. What it said may have waited in its queue since before Kafka came back, as records and
+        delivery reports may have since before Kafka went.
+        """
+        if not self._suspected or time.monotonic() < self._probed + PROBE_SECONDS:
             return
-        self._probed = time.monotonic()
         try:
             client.list_topics(timeout=PROBE_TIMEOUT)
         except KafkaException:
-            return
-        self.alive()
+            if not self._lost:
+                logger.error(  # noqa: TRY400 - librdkafka's exception says nothing more
+                    "%s: no broker at %s answers; work is kept and goes on when one does", *self._names
+                )
+            self._lost = True
+        else:
+            if self._lost:
+                logger.warning("%s: Kafka at %s answers again", *self._names)
+            self._lost = self._suspected = False
+        self._probed = time.monotonic()
 
     def trouble(self, text: str) -> None:
         """Log an error that will pass or be repaired, once a minute."""

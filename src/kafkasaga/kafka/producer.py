@@ -75,7 +75,6 @@ class KafkaProducer:
 
     def _delivered(self, done: SendDone, error: KafkaError | None, message: Message[Any, Any]) -> None:
         if error is None:
-            self._link.alive()
             self._finished.append((done, None))
         else:
             self._refused(error, message.topic() or "", done)

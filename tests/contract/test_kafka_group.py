@@ -1,0 +1,201 @@
+"""What the Kafka consumer promises of groups, positions and offsets, on the embedded broker and on Apache Kafka."""
+
+import logging
+from collections.abc import Collection, Mapping
+
+import pytest
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import AdminClient
+
+from kafkasaga.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, TopicsError
+from kafkasaga.kafka import KafkaConsumer, Topics, create_topics, existing_topics, missing_topics
+from kafkasaga.ports import TopicPartition
+from tests.contract.kafka_kit import WITHIN, Broker, Member, child, fill, unique, until
+
+
+def test_messages_whose_offsets_were_not_stored_are_read_again(broker: Broker) -> None:
+    topic, group = broker.topic(1), unique("group")
+    fill(broker, topic, [b"1", b"2", b"3"])
+    with Member(broker, group, [topic]) as member:
+        member.read(3)
+        member.consumer.store({TopicPartition(topic, 0): 2})
+    with Member(broker, group, [topic]) as member:
+        assert [record.value for record in member.read(1)] == [b"3"]
+
+
+def test_messages_are_read_again_when_nothing_was_stored(broker: Broker) -> None:
+    topic, group = broker.topic(1), unique("group")
+    fill(broker, topic, [b"1", b"2"])
+    for _ in range(2):
+        with Member(broker, group, [topic]) as member:
+            assert [record.value for record in member.read(2)] == [b"1", b"2"]
+
+
+def test_positions_given_at_assignment_win_over_the_groups_offsets(broker: Broker) -> None:
+    topic, group = broker.topic(1), unique("group")
+    fill(broker, topic, [b"1", b"2", b"3"])
+    with Member(broker, group, [topic]) as member:
+        member.read(3)
+        member.store_all()
+    with Member(broker, group, [topic], {TopicPartition(topic, 0): 1}) as member:
+        assert [record.value for record in member.read(2)] == [b"2", b"3"]
+
+
+def test_position_before_the_first_record_is_told_as_a_loss(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    if broker.embedded:
+        pytest.skip("the mock cluster has no DeleteRecords")
+    topic = broker.topic(1)
+    fill(broker, topic, [b"1", b"2", b"3", b"4"])
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    for future in admin.delete_records([Place(topic, 0, 3)]).values():
+        future.result()
+    with caplog.at_level(logging.ERROR), Member(broker, unique("group"), [topic], {TopicPartition(topic, 0): 1}) as m:
+        assert [record.value for record in m.read(1)] == [b"4"]
+    assert f"{topic} partition 0: messages 1 to 2 are lost" in caplog.text
+
+
+def test_position_behind_the_end_is_told_and_the_topic_is_read_again(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = broker.topic(1)
+    fill(broker, topic, [b"1", b"2"])
+    with caplog.at_level(logging.ERROR), Member(broker, unique("group"), [topic], {TopicPartition(topic, 0): 9}) as m:
+        assert [record.value for record in m.read(2)] == [b"1", b"2"]
+    assert f"{topic} partition 0: offset 9 is not there" in caplog.text
+
+
+def test_a_first_start_at_the_beginning_is_not_told_as_a_loss(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    topic = broker.topic(1)
+    fill(broker, topic, [b"1"])
+    with caplog.at_level(logging.WARNING), Member(broker, unique("group"), [topic]) as member:
+        member.read(1)
+    assert caplog.text == ""
+
+
+def test_failure_of_the_callback_is_raised_by_the_next_poll_and_nothing_is_read_until_it_succeeds(
+    broker: Broker,
+) -> None:
+    topic = broker.topic(1)
+    fill(broker, topic, [b"1", b"2"])
+    calls: list[int] = []
+
+    def assigned(_: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        calls.append(1)
+        if len(calls) < 3:
+            raise DatabaseUnavailable("away")
+        return {TopicPartition(topic, 0): 1}
+
+    consumer = KafkaConsumer(broker, unique("group"))
+    consumer.subscribe([topic], assigned, lambda _: None)
+    until(lambda: consumer.poll(10, 0.1) or calls, "an assignment")
+    with pytest.raises(DatabaseUnavailable):
+        consumer.poll(10, 0.1)
+    values: list[bytes | None] = []
+    while not values:
+        values += [record.value for record in consumer.poll(10, 0.1)]
+    consumer.close()
+    assert values == [b"2"]
+    assert len(calls) == 3
+
+
+def test_two_members_share_the_partitions_and_the_one_that_stays_gets_all(broker: Broker) -> None:
+    topic, group = broker.topic(4), unique("group")
+    everything = {TopicPartition(topic, partition) for partition in range(4)}
+    with Member(broker, group, [topic]) as stays:
+        stays.has(lambda: stays.partitions == everything, "all partitions")
+        with Member(broker, group, [topic]) as leaves:
+            leaves.has(lambda: stays.poll() or (len(leaves.partitions), len(stays.partitions)) == (2, 2), "halves")
+            assert stays.partitions | leaves.partitions == everything
+        stays.has(lambda: stays.partitions == everything, "all partitions again")
+
+
+def test_pause_holds_for_partitions_that_come_while_paused(broker: Broker) -> None:
+    topic, group = broker.topic(2), unique("group")
+    with Member(broker, group, [topic]) as stays:
+        with Member(broker, group, [topic]) as leaves:
+            leaves.has(lambda: stays.poll() or (len(leaves.partitions), len(stays.partitions)) == (1, 1), "halves")
+            stays.consumer.pause()
+            for key in ("k", "l", "m", "n"):
+                fill(broker, topic, [b"v"], key=key)
+        stays.has(lambda: len(stays.partitions) == 2, "all partitions")
+        for _ in range(10):
+            assert stays.poll() == []
+        stays.consumer.resume()
+        assert len(stays.read(4)) == 4
+
+
+STATIC_MEMBER = """
+import sys
+from tests.contract.kafka_kit import Broker, Member
+broker = Broker(sys.argv[1], eval(sys.argv[4])).having(instance_id="replica-0")
+member = Member(broker, sys.argv[2], [sys.argv[3]])
+member.joined()
+print("joined", flush=True)
+member.has(lambda: False, "the kill")
+"""
+
+
+def test_static_member_takes_over_at_once_after_a_kill(broker: Broker) -> None:
+    if broker.embedded:
+        pytest.skip("the mock cluster waits for the session to end")
+    topic, group = broker.topic(4), unique("group")
+    patient = broker.having(session_timeout_ms=int(WITHIN * 1_000 * 2))  # longer than this test would wait
+    with child(STATIC_MEMBER, patient.bootstrap_servers, group, topic, repr(dict(patient.kafka))) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "joined\n"
+        process.kill()
+    with Member(patient.having(instance_id="replica-0"), group, [topic]) as member:
+        member.has(lambda: len(member.partitions) == 4, "all partitions")
+
+
+def test_second_process_with_the_same_instance_id_stops_the_first_with_a_clear_error(broker: Broker) -> None:
+    if broker.embedded:
+        pytest.skip("the mock cluster does not fence")
+    topic, group = broker.topic(1), unique("group")
+    mine = broker.having(instance_id="replica-0")
+    with Member(mine, group, [topic]) as first:
+        first.joined()
+        with Member(mine, group, [topic]) as second:
+            second.joined()
+            with pytest.raises(ConfigurationError, match=r"instance id 'replica-0'.*KAFKASAGA_INSTANCE_ID"):
+                first.has(lambda: False, "the fence")
+
+
+def test_eager_assignment_works_too(broker: Broker) -> None:
+    topic, group = broker.topic(2), unique("group")
+    fill(broker, topic, [b"1", b"2"])
+    eager = broker.having(partition_assignment_strategy="range")
+    with Member(eager, group, [topic]) as member:
+        assert [record.value for record in member.read(2)] == [b"1", b"2"]
+        member.store_all()
+    with Member(eager, group, [topic]) as member:
+        fill(broker, topic, [b"3"])
+        assert [record.value for record in member.read(1)] == [b"3"]
+
+
+def test_topics_are_made_once_and_then_not_missing(broker: Broker) -> None:
+    old, new = unique("topic"), unique("topic")
+    assert create_topics(broker, [old], partitions=4) == [old]
+    assert missing_topics(broker, [old, new]) == [new]
+    assert create_topics(broker, [old, new], partitions=4) == [new]
+    assert create_topics(broker, [old, new], partitions=4) == []
+    assert existing_topics(broker)[new] == 4
+
+
+def test_ends_of_a_topic_that_does_not_exist_are_an_error_that_names_it(broker: Broker) -> None:
+    topic = unique("topic")
+    with pytest.raises(TopicsError, match=topic):
+        Topics(broker).ends([topic])
+    assert missing_topics(broker, [topic]) == [topic]
+
+
+def test_refused_topic_is_named_with_the_reason(broker: Broker) -> None:
+    if broker.embedded:
+        pytest.skip("the mock cluster accepts any name")
+    with pytest.raises(TopicsError, match=r"not a topic!: .*invalid"):
+        create_topics(broker, ["not a topic!"])
+
+
+def test_nobody_at_the_address_is_an_error_that_names_it() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 did not answer"):
+        Topics(Broker("127.0.0.1:1"), timeout=0.5).existing()
