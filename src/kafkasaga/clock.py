@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,6 +19,14 @@ class Clock(Protocol):
         """Seconds that never go backwards, from some start."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass."""
+        ...
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Let ``seconds`` pass, or less if ``event`` is set; True if it is."""
+        ...
+
 
 class SystemClock:
     """This machine's clock."""
@@ -27,3 +36,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(seconds)

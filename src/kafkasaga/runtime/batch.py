@@ -141,6 +141,7 @@ class BatchRunner:
                     stop=tenacity.stop_after_attempt(ATTEMPTS_IN_PROCESS)
                     | tenacity.stop_after_delay(SECONDS_IN_PROCESS),
                     wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.3, jitter=0.02),
+                    sleep=self._sender.clock.sleep,
                     reraise=True,
                 ):
                     with attempt:
@@ -163,6 +164,7 @@ class BatchRunner:
             retry=tenacity.retry_if_exception_type(SerializationConflict),
             stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW),
             wait=tenacity.wait_exponential_jitter(initial=0.005, max=0.2, jitter=0.01),
+            sleep=self._sender.clock.sleep,
             reraise=True,
         ):
             with attempt:

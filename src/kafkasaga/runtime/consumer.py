@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
+from kafkasaga.clock import Clock, SystemClock
 from kafkasaga.errors import BrokerUnavailable, EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Record
 from kafkasaga.ports import Consumer, Store, TopicPartition
@@ -32,9 +33,11 @@ class ConsumerLoop:
         topics: Iterable[str],
         *,
         batch_size: int,
+        clock: Clock | None = None,
     ) -> None:
         self._group, self._consumer, self._store, self._batches = group, consumer, store, batches
         self._topics, self._batch_size = sorted(topics), batch_size
+        self._clock = clock or SystemClock()
         self._lost: set[TopicPartition] = set()
         self._read: dict[TopicPartition, int] = {}
         """How far the database knows that each partition was read."""
@@ -59,7 +62,7 @@ class ConsumerLoop:
             records = self._consumer.poll(self._batch_size, timeout)
         except BrokerUnavailable as error:
             log.warning("broker is away", error=str(error))
-            self._stopping.wait(FIRST_WAIT)
+            self._clock.wait(self._stopping, FIRST_WAIT)
             return 0
         if records:
             self._commit(records)
@@ -107,7 +110,7 @@ class ConsumerLoop:
 
     def _idle(self, seconds: float) -> None:
         """Wait, but stay a member of the group. Everything is paused, so no record comes."""
-        if self._stopping.wait(0):
+        if self._stopping.is_set():
             return
         stray = self._consumer.poll(1, seconds)
         assert not stray, "a paused consumer returned records"
@@ -120,7 +123,7 @@ class ConsumerLoop:
                 known = self._store.positions(self._group, partitions)
             except EnvironmentUnavailable as error:
                 log.warning("database is away; waiting to know where to read on", error=str(error))
-                self._stopping.wait(wait)
+                self._clock.wait(self._stopping, wait)
                 wait = min(wait * 2, LONGEST_WAIT)
             else:
                 self._read |= known

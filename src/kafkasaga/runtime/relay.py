@@ -85,7 +85,7 @@ class Relay:
                     self.step()
                 except DatabaseUnavailable as error:
                     self._stand_back(error)
-                    self._stopping.wait(RETRY_UNAVAILABLE)
+                    self._clock.wait(self._stopping, RETRY_UNAVAILABLE)
                 except BrokerUnavailable as error:
                     self._stand_back(error)
                     self._reconnect()
@@ -212,7 +212,7 @@ class Relay:
         if self._producer is not None:
             self._producer.close(0)
             self._producer = None
-        self._stopping.wait(RETRY_UNAVAILABLE)
+        self._clock.wait(self._stopping, RETRY_UNAVAILABLE)
 
     def _drain(self) -> None:
         """At the end: wait a moment for what is under way, and delete what was acknowledged."""

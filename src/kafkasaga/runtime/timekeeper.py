@@ -82,7 +82,7 @@ class Timekeeper:
             except SerializationConflict:
                 busy = True
             if not busy:
-                self._stopping.wait(UNAVAILABLE if away else INTERVAL)
+                self._sender.clock.wait(self._stopping, UNAVAILABLE if away else INTERVAL)
 
     def stop(self) -> None:
         """Let ``run`` end (from any thread)."""
