@@ -78,7 +78,9 @@ def settle(turn: Turn, answer: Answer, arrived: Arrived) -> None:
 
 
 def wake(turn: Turn) -> None:
-    """The clock moved: whatever is due happens."""
+    """The clock moved: whatever is due happens. A saga that has ended leaves steps behind that nobody waits for."""
+    if turn.instance.ended is not None:
+        return
     for path, state in list(turn.instance.steps.items()):
         if state.due is None or state.due > turn.now:
             continue
