@@ -4,6 +4,7 @@ The only package that knows SQLAlchemy. ``schema`` says what there is, ``bulk`` 
 ``unit_of_work`` and ``store`` implement ``ports``; ``outbox`` and ``idempotent`` are what users call in their own code.
 """
 
+from kafkasaga.stores.failures import is_conflict
 from kafkasaga.stores.idempotent import Idempotent, Received, idempotent
 from kafkasaga.stores.outbox import CONTEXT, Outbox, PublishContext
 from kafkasaga.stores.queries import Blocked, Counts, Queries
@@ -28,5 +29,6 @@ __all__ = [
     "idempotent",
     "include_object",
     "is_async_session_type",
+    "is_conflict",
     "is_session_type",
 ]

@@ -71,5 +71,10 @@ def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:
     return DatabaseUnavailable if lost else None
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether an error, perhaps of the user's own statement, is the database undoing one of two transactions."""
+    return isinstance(error, DBAPIError) and kind_of(error) is SerializationConflict
+
+
 def _first_line(error: DBAPIError) -> str:
     return str(error.orig).partition("\n")[0]

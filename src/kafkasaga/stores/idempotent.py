@@ -54,9 +54,11 @@ class Idempotent(Generic[M_contra]):
         If another transaction handles the same message at this moment, this call waits for its end. If the handler
         raises, its changes and the note that it was handled are undone together, and the session stays usable.
         """
-        connection = session.connection(bind_arguments={"clause": self._tables.inbox})
-        begin_writing(connection)
+        where = {"clause": self._tables.inbox}
+        begin_writing(session.connection(bind_arguments=where))
         with session.begin_nested():
+            # Asked for inside the block: only then does SQLAlchemy set the savepoint on it.
+            connection = session.connection(bind_arguments=where)
             key = InboxKey(self._consumer, received.source, received.id)
             with translated():
                 if not self._inbox(connection).claim(connection, [key]):

@@ -38,6 +38,7 @@ class SqliteRelayQueue(SqlRelayQueue):
         self._held = False
         self._event = threading.Event()
         self._watch: Connection | None = None
+        self._version: int | None = None
         self._unlisten = listen(Target.of(engine, sql.tables), self)
 
     @property
@@ -53,12 +54,10 @@ class SqliteRelayQueue(SqlRelayQueue):
     def wait(self, timeout: float) -> None:
         """Wait for a ``wake``, a commit of another process, or the timeout."""
         end = time.monotonic() + timeout
-        seen = self._data_version()
-        while (left := end - time.monotonic()) > 0:
+        # Compared with the last wait, not with now: what was committed in between must not be missed.
+        while not self._changed() and (left := end - time.monotonic()) > 0:
             if self._event.wait(min(left, POLL)):
                 self._event.clear()
-                return
-            if self._data_version() != seen:
                 return
 
     def wake(self) -> None:
@@ -74,6 +73,10 @@ class SqliteRelayQueue(SqlRelayQueue):
         if self._held:
             self._held = False
             self._lock.release()
+
+    def _changed(self) -> bool:
+        before, self._version = self._version, self._data_version()
+        return self._version != before
 
     def _data_version(self) -> int | None:
         """A number that changes when another connection commits; one connection must ask each time."""

@@ -1,6 +1,7 @@
 """The inbox and the barrier (invariants I1, I3 and I9)."""
 
 import random
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -54,7 +55,7 @@ class TestInbox:
 
     def test_a_claim_that_was_rolled_back_is_free(self, store: SqlStore) -> None:
         keys = inbox_keys(1)
-        with pytest.raises(ZeroDivisionError), store.begin() as uow:
+        with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
             uow.claim_inbox(keys)
             raise ZeroDivisionError
         with store.begin() as uow:
@@ -81,7 +82,7 @@ class TestInbox:
                 return len(uow.claim_inbox(keys))
 
         for _ in range(10):
-            claims = [threads.start(lambda seed=seed: claim(seed)) for seed in range(4)]  # type: ignore[misc]
+            claims = [threads.start(partial(claim, seed)) for seed in range(4)]
             assert sum(claim.result() for claim in claims) in (len(shared), 0)
 
     def test_more_rows_than_a_statement_has_parameters(self, store: SqlStore) -> None:
@@ -151,7 +152,7 @@ class TestBarrier:
                 found = uow.claim_barrier(keys)
                 uow.settle_barrier({key: DONE for key in keys if key not in found})
 
-        for future in [threads.start(lambda seed=seed: claim(seed)) for seed in range(4)]:  # type: ignore[misc]
+        for future in [threads.start(partial(claim, seed)) for seed in range(4)]:
             future.result()
 
     def test_generations_are_told_apart(self, store: SqlStore) -> None:

@@ -1,0 +1,316 @@
+"""The relay's end of the outbox (invariants I2, I4, I11)."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Connection, delete, text
+
+from kafkasaga.errors import DatabaseUnavailable
+from kafkasaga.messages import Envelope, write_headers
+from kafkasaga.ports import OutboxRow, RelayQueue
+from kafkasaga.stores import SqlStore, create_store
+from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
+from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
+from tests.contract.stores.store_kit import Threads, counted_statements, until
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LONG = 60.0  # seconds; a wait that ends by itself after this long has failed
+
+
+def envelope(topic: str = "orders", key: str = "1", payload: bytes | None = b"{}") -> Envelope:
+    return Envelope(topic, key, uuid4(), "shop", "order.created", NOW, payload)
+
+
+def publish(store: SqlStore, *envelopes: Envelope) -> list[UUID]:
+    with store.begin() as uow:
+        uow.add_outbox(envelopes)
+    return [envelope.id for envelope in envelopes]
+
+
+@pytest.fixture
+def queue(store: SqlStore) -> Iterator[RelayQueue]:
+    queue = store.relay_queue()
+    assert queue.acquire()
+    yield queue
+    queue.close()
+
+
+def ids(queue: RelayQueue, after: int = 0, limit: int = 100) -> list[UUID]:
+    return [row.message_id for row in queue.fetch(after, limit)]
+
+
+class TestRows:
+    def test_rows_come_as_they_were_added_and_in_order(self, store: SqlStore, queue: RelayQueue) -> None:
+        sent = [envelope(key=f"ü{n}", payload=None if n % 2 else bytes([n])) for n in range(50)]
+        publish(store, *sent)
+        rows = queue.fetch(0, 100)
+        assert [row.message_id for row in rows] == [message.id for message in sent]
+        assert [(row.topic, row.key, row.payload) for row in rows] == [(m.topic, m.key, m.payload) for m in sent]
+        assert rows[0].headers == write_headers(sent[0])
+        assert rows[0].created_at == NOW
+        assert [row.position for row in rows] == sorted(row.position for row in rows)
+
+    def test_fetching_goes_on_behind_a_position(self, store: SqlStore, queue: RelayQueue) -> None:
+        sent = publish(store, *[envelope() for _ in range(5)])
+        first = queue.fetch(0, 2)
+        assert [row.message_id for row in first] == sent[:2]
+        assert ids(queue, after=first[-1].position) == sent[2:]
+
+    def test_deleted_rows_are_gone_and_the_store_knows_what_is_unsent(self, store: SqlStore, queue: RelayQueue) -> None:
+        sent = publish(store, *[envelope() for _ in range(3)])
+        with counted_statements(store) as statements:
+            queue.delete(queue.fetch(0, 2))
+        assert len(statements) == 2
+        assert ids(queue) == sent[2:]
+        assert store.unsent([*sent, uuid4()]) == {sent[2]}
+
+    def test_a33_a_position_that_another_message_has_by_now_is_not_deleted(
+        self, store: SqlStore, queue: RelayQueue
+    ) -> None:
+        publish(store, envelope(), envelope())
+        before = queue.fetch(0, 10)
+        outbox = store.tables.outbox
+        with store.engine.begin() as connection:  # as if restored from a backup, and written to since
+            connection.execute(delete(outbox))
+            for row in before:
+                connection.execute(
+                    outbox.insert().values(
+                        id=row.position, message_id=uuid4(), topic="t", key="k", headers="{}", created_at=NOW
+                    )
+                )
+        queue.delete(before)
+        assert len(ids(queue)) == 2
+
+    def test_a_deleted_position_is_not_used_again(self, store: SqlStore, queue: RelayQueue) -> None:
+        publish(store, envelope())
+        rows = queue.fetch(0, 10)
+        queue.delete(rows)
+        publish(store, envelope())
+        assert queue.fetch(0, 10)[0].position > rows[0].position
+
+    def test_i10_a_blocked_row_is_on_record_until_it_is_unblocked(self, store: SqlStore, queue: RelayQueue) -> None:
+        publish(store, envelope(key="a"), envelope(key="b"))
+        first, second = queue.fetch(0, 10)
+        queue.block(first, "too large\0")
+        queue.block(first, "still too large")
+        queue.block(second, "no such topic")
+        assert queue.blocked() == {first.message_id: "still too large", second.message_id: "no such topic"}
+        queue.unblock([first])
+        assert queue.blocked() == {second.message_id: "no such topic"}
+        (found,) = store.queries().blocked()
+        assert (found.message_id, found.key) == (second.message_id, "b")
+        counts = store.queries().counts()
+        assert (counts.outbox, counts.blocked, counts.oldest_unsent) == (2, 1, NOW)
+
+
+def test_a08_a_lower_position_that_is_committed_later_is_still_fetched(postgres_store: SqlStore) -> None:
+    queue = postgres_store.relay_queue()
+    assert queue.acquire()
+    early, late = envelope(), envelope()
+    with postgres_store.begin() as uow:
+        uow.add_outbox([early])
+        publish(postgres_store, late)
+        (row,) = queue.fetch(0, 10)
+        assert row.message_id == late.id
+    queue.delete([row])
+    (row,) = queue.fetch(0, 10)
+    assert row.message_id == early.id
+    queue.close()
+
+
+class TestLock:
+    def test_one_relay_at_a_time(self, store: SqlStore, queue: RelayQueue) -> None:
+        other = store.relay_queue()
+        assert not other.acquire()
+        assert queue.acquire()
+        queue.close()
+        until(other.acquire)
+        other.close()
+
+    def test_prefixes_and_buckets_have_relays_of_their_own(self, store: SqlStore, queue: RelayQueue) -> None:
+        other = store.relay_queue(bucket=1)
+        assert other.acquire()
+        publish(store, envelope())
+        assert len(ids(queue)) == 1
+        assert ids(other) == []
+        other.close()
+
+    def test_without_the_lock_nothing_can_be_read(self, postgres_store: SqlStore) -> None:
+        queue = postgres_store.relay_queue()
+        with pytest.raises(DatabaseUnavailable, match="acquire"):
+            queue.fetch(0, 1)
+        queue.close()
+
+    def test_i11_when_the_holders_connection_dies_another_takes_over(self, postgres_store: SqlStore) -> None:
+        holder, standby = postgres_store.relay_queue(), postgres_store.relay_queue()
+        assert holder.acquire()
+        assert not standby.acquire()
+        terminate_holder(postgres_store)
+        until(standby.acquire)
+        with pytest.raises(DatabaseUnavailable):
+            holder.fetch(0, 1)
+        assert not holder.acquire()
+        standby.close()
+        until(holder.acquire)
+        holder.close()
+
+    def test_i11_a_holder_that_hangs_loses_the_lock_by_the_servers_clock(self, postgres_store: SqlStore) -> None:
+        frozen = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=0.3)
+        standby = postgres_store.relay_queue()
+        assert frozen.acquire()
+        until(standby.acquire)  # nobody calls `frozen`, as if its process had been stopped
+        with pytest.raises(DatabaseUnavailable):
+            frozen.delete([*standby.fetch(0, 1), row_of_nothing()])
+        assert not frozen.acquire()
+        frozen.close()
+        standby.close()
+
+    def test_waiting_keeps_the_lock(self, postgres_store: SqlStore) -> None:
+        queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=0.3)
+        assert queue.acquire()
+        queue.wait(1.0)
+        assert queue.fetch(0, 1) == []
+        queue.close()
+
+    def test_a_connection_that_dies_ends_the_wait(self, postgres_store: SqlStore) -> None:
+        queue = postgres_store.relay_queue()
+        assert queue.acquire()
+        threads = Threads(postgres_store)
+        waiting = threads.start(lambda: queue.wait(LONG))
+        terminate_holder(postgres_store)
+        with pytest.raises(DatabaseUnavailable):
+            waiting.result(timeout=20)
+        threads.close()
+        queue.close()
+
+    def test_no_transaction_stays_open(self, postgres_store: SqlStore) -> None:
+        queue = postgres_store.relay_queue()
+        assert queue.acquire()
+        publish(postgres_store, envelope())
+        queue.delete(queue.fetch(0, 10))
+        with postgres_store.engine.connect() as connection:
+            states = connection.scalars(
+                text(
+                    "SELECT state FROM pg_stat_activity WHERE query NOT LIKE '%pg_stat%' AND datname = current_database()"
+                )
+            ).all()
+        assert "idle in transaction" not in states
+        queue.close()
+
+
+class TestWake:
+    """A wait that is not ended by what the test does lasts ``LONG``, and ``result`` gives up before."""
+
+    @pytest.fixture
+    def waiting(self, queue: RelayQueue, threads: Threads) -> Iterator[Future[None]]:
+        future = threads.start(lambda: queue.wait(LONG))
+        yield future
+        queue.wake()
+
+    def test_a_commit_in_this_process_wakes_the_relay(self, store: SqlStore, waiting: Future[None]) -> None:
+        publish(store, envelope())
+        waiting.result(timeout=20)
+
+    def test_wake_ends_the_wait(self, queue: RelayQueue, waiting: Future[None]) -> None:
+        queue.wake()
+        waiting.result(timeout=20)
+
+    def test_a_wake_that_comes_before_the_wait_is_not_lost(self, store: SqlStore, queue: RelayQueue) -> None:
+        publish(store, envelope())
+        queue.wait(LONG)
+
+    def test_a_wait_ends_with_its_timeout(self, queue: RelayQueue) -> None:
+        queue.wait(0.01)
+
+    def test_a_rollback_wakes_nobody(self, store: SqlStore, queue: RelayQueue) -> None:
+        with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
+            uow.add_outbox([envelope()])
+            raise ZeroDivisionError
+        assert not woken(queue)
+
+    def test_a_commit_in_another_process_wakes_the_relay(self, store: SqlStore, waiting: Future[None]) -> None:
+        in_another_process(store)
+        waiting.result(timeout=20)
+
+    def test_a_commit_beside_a_standby_wakes_the_relay_of_another_process(self, postgres_store: SqlStore) -> None:
+        """The relay of this process stands by; the active one hears it from the server."""
+        channel = listening_channel(postgres_store)
+        standby = postgres_store.relay_queue()
+        with ExitStack() as stack:
+            listener = stack.enter_context(
+                postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            )
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            publish(postgres_store, envelope())
+            driver = listener.connection.driver_connection
+            assert driver is not None
+            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+        standby.close()
+
+
+def woken(queue: RelayQueue) -> bool:
+    """Whether a wait would end at once."""
+    if isinstance(queue, SqliteRelayQueue):
+        return queue._event.is_set()
+    assert isinstance(queue, PostgresqlRelayQueue)
+    return queue._woken()
+
+
+def in_another_process(store: SqlStore) -> None:
+    """Publish a message from a process of its own."""
+    script = """
+import sys
+from sqlalchemy import MetaData
+from kafkasaga.stores import Tables, create_store
+from tests.contract.stores.test_store_relay_queue import envelope, publish
+store = create_store(sys.argv[1], Tables(MetaData()))
+publish(store, envelope())
+store.close()
+"""
+    url = store.engine.url.render_as_string(hide_password=False)
+    subprocess.run([sys.executable, "-c", script, url], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def listening_channel(store: SqlStore) -> str:
+    queue = store.relay_queue()
+    assert isinstance(queue, PostgresqlRelayQueue)
+    channel = queue._target.channel
+    queue.close()
+    return channel
+
+
+def terminate_holder(store: SqlStore) -> None:
+    """Have the server end the connection that holds the advisory lock."""
+    query = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    connection: Connection
+    with store.engine.begin() as connection:
+        assert connection.scalars(text(query)).all() == [True]
+
+
+def row_of_nothing() -> OutboxRow:
+    return OutboxRow(1, uuid4(), "t", "k", None, {}, NOW)
+
+
+def test_a_url_without_a_driver_works(postgres_store: SqlStore) -> None:
+    url = postgres_store.engine.url.set(drivername="postgresql")
+    store = create_store(url, postgres_store.tables)
+    store.check_schema()
+    store.close()
+
+
+def test_what_another_process_commits_between_two_waits_is_not_missed(store: SqlStore) -> None:
+    queue = store.relay_queue()
+    assert queue.acquire()
+    queue.wait(0.01)
+    queue.wait(0.01)
+    in_another_process(store)
+    queue.wait(LONG)
+    assert len(ids(queue)) == 1
+    queue.close()

@@ -1,0 +1,196 @@
+"""A unit of work as a transaction, the session it gives to handlers, and what errors become (invariant I1)."""
+
+import sqlite3
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.orm import Session
+
+from kafkasaga import Outbox
+from kafkasaga.errors import ConfigurationError, DatabaseUnavailable, DefinitionError, SerializationConflict
+from kafkasaga.ports import TopicPartition
+from kafkasaga.stores import SqlStore, Tables, create_store
+from kafkasaga.stores.migrations import upgrade
+from tests.contract.stores.business import Base, Order, created, orders
+from tests.contract.stores.test_store_outbox import outbox, rows
+from tests.contract.stores.test_store_relay_queue import LONG, envelope
+from tests.support import PostgresServer
+
+PLACE = TopicPartition("orders", 0)
+
+
+@pytest.fixture(autouse=True)
+def business(request: pytest.FixtureRequest) -> None:
+    for name in ("store", "postgres_store", "sqlite_store"):
+        if name in request.fixturenames:
+            Base.metadata.tables["orders"].create(request.getfixturevalue(name).engine)
+
+
+class TestHandlerSession:
+    def test_what_a_handler_left_in_the_session_commits_with_everything_else(self, store: SqlStore) -> None:
+        with store.begin() as uow:
+            uow.session.add(Order(id=1))
+            outbox.publish(uow.session, created())
+            uow.add_outbox([envelope()])
+            uow.advance("shop", {PLACE: 1})
+        assert orders(store.engine) == [1]
+        assert len(rows(store)) == 2
+        assert store.positions("shop", [PLACE]) == {PLACE: 1}
+
+    def test_an_error_undoes_everything(self, store: SqlStore) -> None:
+        with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
+            uow.session.add(Order(id=1))
+            outbox.publish(uow.session, created())
+            uow.flush()
+            uow.add_outbox([envelope()])
+            uow.advance("shop", {PLACE: 1})
+            raise ZeroDivisionError
+        assert orders(store.engine) == []
+        assert rows(store) == []
+        assert store.positions("shop", [PLACE]) == {}
+
+    @pytest.mark.parametrize("method", ["commit", "rollback", "close"])
+    def test_a_handler_cannot_end_the_transaction(self, store: SqlStore, method: str) -> None:
+        with pytest.raises(DefinitionError, match=f"session.{method}\\(\\)"), store.begin() as uow:  # noqa: PT012
+            uow.session.add(Order(id=1))
+            getattr(uow.session, method)()
+        assert orders(store.engine) == []
+
+    def test_a_handler_may_use_savepoints(self, store: SqlStore) -> None:
+        with store.begin() as uow:
+            with pytest.raises(IntegrityError), uow.session.begin_nested():
+                uow.session.execute(text("INSERT INTO orders (id) VALUES (1), (1)"))
+            with uow.session.begin_nested():
+                uow.session.add(Order(id=2))
+        assert orders(store.engine)[-1:] == [2]
+
+    def test_a_rollback_that_a_handler_brought_about_fails_the_batch_even_if_it_swallows_the_error(
+        self, store: SqlStore
+    ) -> None:
+        with pytest.raises(InvalidRequestError), store.begin() as uow:  # noqa: PT012
+            uow.advance("shop", {PLACE: 1})
+            uow.session.connection().get_transaction().rollback()  # type: ignore[union-attr]
+        assert store.positions("shop", [PLACE]) == {}
+
+    def test_a_failed_flush_fails_the_batch_even_if_the_handler_swallows_the_error(self, store: SqlStore) -> None:
+        with store.begin() as uow:
+            uow.session.add(Order(id=1))
+        with pytest.raises(InvalidRequestError), store.begin() as uow:  # noqa: PT012
+            uow.advance("shop", {PLACE: 1})
+            uow.session.add(Order(id=1))
+            with pytest.raises(IntegrityError):
+                uow.session.flush()
+        assert store.positions("shop", [PLACE]) == {}
+
+    def test_the_session_is_made_only_when_asked_for(self, store: SqlStore) -> None:
+        with store.begin() as uow:
+            uow.advance("shop", {PLACE: 1})
+            assert uow.existing_session is None
+
+    def test_an_error_of_the_users_own_sql_passes_through(self, store: SqlStore) -> None:
+        with store.begin() as uow:
+            uow.session.add(Order(id=1))
+        with pytest.raises(IntegrityError), store.begin() as uow:  # noqa: PT012
+            uow.session.add(Order(id=1))
+            uow.flush()
+
+
+class TestErrors:
+    def test_a_database_that_is_not_there(self, private_postgres: PostgresServer) -> None:
+        store = create_store(private_postgres.create_database(), Tables(Base.metadata))
+        private_postgres.kill()
+        with pytest.raises(DatabaseUnavailable), store.begin():
+            pass
+        with pytest.raises(DatabaseUnavailable):
+            store.next_due()
+        with pytest.raises(DatabaseUnavailable):
+            store.relay_queue().acquire()
+        with pytest.raises(DatabaseUnavailable):
+            store.check_schema()
+        store.close()
+
+    def test_a_connection_that_is_lost_costs_one_batch(self, postgres_store: SqlStore) -> None:
+        with pytest.raises(DatabaseUnavailable), postgres_store.begin() as uow:  # noqa: PT012
+            pid = uow.session.scalar(text("SELECT pg_backend_pid()"))
+            with postgres_store.engine.begin() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            uow.advance("shop", {PLACE: 1})
+        with postgres_store.begin() as uow:
+            uow.advance("shop", {PLACE: 1})
+
+    def test_a_lock_that_is_not_given_back_in_time_is_a_conflict(self, postgres_url: str, tables: Tables) -> None:
+        store = create_store(postgres_url, tables, lock_timeout=0.05)
+        with store.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE thing (id int)"))
+        with store.begin() as uow:
+            uow.session.execute(text("LOCK TABLE thing"))
+            with pytest.raises(SerializationConflict, match="lock"), store.begin() as other:
+                other.session.execute(text("LOCK TABLE thing"))
+        store.close()
+
+    def test_i11_a_transaction_that_stands_still_is_ended_by_the_server(
+        self, postgres_url: str, tables: Tables
+    ) -> None:
+        store = create_store(postgres_url, tables, idle_in_transaction_timeout=0.05)
+        with store.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE thing (id int)"))
+        with pytest.raises(DatabaseUnavailable), store.begin() as frozen:  # noqa: PT012
+            frozen.session.execute(text("LOCK TABLE thing"))
+            with store.begin() as successor:
+                successor.session.execute(text("LOCK TABLE thing"))
+            frozen.session.execute(text("SELECT 1"))
+        store.close()
+
+    def test_a_busy_sqlite_is_a_conflict(self, sqlite_url: str, tables: Tables) -> None:
+        store = create_store(sqlite_url, tables, connect_args={"timeout": 0.05})
+        with store.begin(), pytest.raises(SerializationConflict, match="locked"), store.begin():
+            pass
+        store.close()
+
+    def test_a_serialization_failure_is_a_conflict(self, postgres_store: SqlStore) -> None:
+        engine = postgres_store.engine.execution_options(isolation_level="REPEATABLE READ")
+        store = SqlStore(engine, postgres_store.tables)
+        with pytest.raises(SerializationConflict), store.begin() as uow:  # noqa: PT012
+            uow.session.execute(text("SELECT 1"))
+            with postgres_store.begin() as other:
+                other.advance("shop", {PLACE: 1})
+            uow.advance("shop", {PLACE: 2})
+
+    def test_another_kind_of_database_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="mysql"):
+            create_store("mysql://localhost/x", Outbox())
+
+
+class TestSqlite:
+    def test_commits_survive_a_power_cut(self, sqlite_store: SqlStore) -> None:
+        with sqlite_store.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+
+    def test_a_database_in_memory_is_one_database(self, tables: Tables) -> None:
+        store = create_store("sqlite://", tables)
+        upgrade(store.engine, tables)
+        queue, other = store.relay_queue(), store.relay_queue()
+        assert queue.acquire()
+        assert not other.acquire()
+        with store.begin() as uow:
+            uow.add_outbox([envelope()])
+        queue.wait(LONG)  # woken by the commit above
+        assert len(queue.fetch(0, 10)) == 1
+        queue.close()
+        assert other.acquire()
+        other.close()
+        store.close()
+
+    def test_a_users_plain_engine_will_do(self, sqlite_store: SqlStore) -> None:
+        engine = create_engine(sqlite_store.engine.url)
+        store = SqlStore(engine, outbox)
+        with store.begin() as uow:
+            uow.session.add(Order(id=1))
+            driver = uow.session.connection().connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            assert driver.in_transaction
+        with Session(engine) as session:
+            assert session.get(Order, 1) is not None
+        store.close()
