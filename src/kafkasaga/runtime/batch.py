@@ -5,8 +5,8 @@
 1. the whole batch in one transaction;
 2. if a message fails: those before it as a batch, the failing one alone (tried a few times within a second, then
    parked with its error), the rest as a batch. One bad message in a hundred must not cost the speed of the others;
-3. if the failure shows only when the session is flushed, nobody knows whose it is: the batch is halved until it is
-   alone.
+3. if the failure shows only when the session is flushed or the transaction commits, nobody knows whose it is: the
+   batch is halved until it is alone.
 
 A message of a lane in which something is parked is parked behind it, in the same transaction (invariant I4). Offsets
 are written in that transaction too, and given to Kafka only afterwards (I5); so a crash at any point repeats a batch or
@@ -31,14 +31,20 @@ from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.routing import HandlerRoute, Router, SagaRoute, Task
 from kafkasaga.saga.policy import Retry
+from kafkasaga.stores import is_conflict
 
 log = structlog.get_logger("kafkasaga.consumer")
 
 ATTEMPTS_IN_PROCESS = 3
 """How often a failing message is tried before it is parked: a partition waits for it meanwhile."""
 SECONDS_IN_PROCESS = 0.8
+SHARE_IN_PROCESS = 0.1
+"""Of all time, at most so much is spent on trying again at once: where many messages fail, they are parked sooner."""
 CONFLICTS_IN_A_ROW = 8
+SECONDS_OF_CONFLICTS = 5.0
 """After so many serialization failures in a row, a batch is taken apart: its handlers may lock what others hold."""
+UNMATCHED = ":unmatched"
+"""Ends the name of the consumer under which a message that belongs to no saga is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class TaskFailed(Exception):
         self.task, self.cause = task, cause
 
 
-class FlushFailed(Exception):
-    """The database refused what some handler of the batch had left in the session. Nothing is kept."""
+class CommitFailed(Exception):
+    """The database refused what some task of the batch had left for the flush or the commit. Nothing is kept."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -73,12 +79,14 @@ class BatchRunner:
     ) -> None:
         self._group, self._store, self._router = group, store, router
         self._definitions, self._sender, self._parking = definitions, sender, parking
+        self._patience, self._patient_at = SECONDS_IN_PROCESS, sender.clock.monotonic()
 
     def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
         """Commit all of them; returns the next offset of each partition, for Kafka.
 
         Raises:
             EnvironmentUnavailable: if the database is away. Some records may be committed; give all of them again.
+            SerializationConflict: if other transactions leave no way, not even to park; the same holds.
         """
         self._all(tuple(Item(record, tuple(self._router.route(record))) for record in records))
         return _positions(records)
@@ -95,7 +103,7 @@ class BatchRunner:
                 parked = uow.claim_parked(self._sender.clock.now())
                 if parked is None:
                     return False
-                task = self._router.route_for(parked.record, parked.consumer)
+                task = self._router.route_for(parked.record, parked.consumer.removesuffix(UNMATCHED))
                 if task.problem is not None:
                     raise TaskFailed(task, ValueError(task.problem))
                 if unmatched := self._execute(uow, [task]):
@@ -103,9 +111,10 @@ class BatchRunner:
                 uow.unpark(parked.id)
         except EnvironmentUnavailable:
             raise
-        except (TaskFailed, FlushFailed, SerializationConflict) as error:
-            assert parked is not None
-            self._keep(parked, error if isinstance(error, SerializationConflict) else error.cause)
+        except Exception as error:
+            if parked is None:
+                raise
+            self._keep(parked, error.cause if isinstance(error, TaskFailed) else error)
         else:
             log.info("parked message handled", **_fields(task), attempts=parked.attempts + 1)
         return True
@@ -123,7 +132,7 @@ class BatchRunner:
                 self._all(pending[:at])
                 self._alone(pending[at])
                 pending = pending[at + 1 :]
-            except (FlushFailed, SerializationConflict):
+            except (CommitFailed, SerializationConflict):
                 if len(pending) == 1:
                     self._alone(pending[0])
                     return
@@ -136,25 +145,35 @@ class BatchRunner:
         parked: dict[int, Exception] = {}
         while True:
             try:
-                for attempt in tenacity.Retrying(
-                    retry=tenacity.retry_if_exception_type((TaskFailed, FlushFailed, SerializationConflict)),
-                    stop=tenacity.stop_after_attempt(ATTEMPTS_IN_PROCESS)
-                    | tenacity.stop_after_delay(SECONDS_IN_PROCESS),
-                    wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.3, jitter=0.02),
-                    sleep=self._sender.clock.sleep,
-                    reraise=True,
-                ):
-                    with attempt:
-                        self._commit([item], parked)
+                self._patiently(item, parked)
                 return
             except TaskFailed as failed:
                 parked[item.tasks.index(failed.task)] = failed.cause
-            except (FlushFailed, SerializationConflict) as failed:
+            except (CommitFailed, SerializationConflict) as failed:
                 running = [n for n, task in enumerate(item.tasks) if n not in parked and task.problem is None]
                 if not running:
                     raise
-                # Of several consumers of one record the flush does not tell whose work was refused: the last one goes.
-                parked[running[-1]] = failed.cause if isinstance(failed, FlushFailed) else failed
+                # Of several consumers of one record nothing tells whose work was refused: the last one goes.
+                parked[running[-1]] = failed.cause if isinstance(failed, CommitFailed) else failed
+
+    def _patiently(self, item: Item, parked: Mapping[int, Exception]) -> None:
+        began = self._sender.clock.monotonic()
+        earned = (began - self._patient_at) * SHARE_IN_PROCESS
+        self._patience = min(self._patience + earned, SECONDS_IN_PROCESS)
+        attempts = ATTEMPTS_IN_PROCESS if self._patience > 0 else 1
+        try:
+            for attempt in tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type((TaskFailed, CommitFailed)),
+                stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_after_delay(SECONDS_IN_PROCESS),
+                wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.3, jitter=0.02),
+                sleep=self._sender.clock.sleep,
+                reraise=True,
+            ):
+                with attempt:
+                    self._commit([item], parked)
+        finally:
+            self._patient_at = self._sender.clock.monotonic()
+            self._patience -= self._patient_at - began
 
     # -- one transaction
 
@@ -162,13 +181,18 @@ class BatchRunner:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | tenacity.stop_after_delay(SECONDS_OF_CONFLICTS),
             wait=tenacity.wait_exponential_jitter(initial=0.005, max=0.2, jitter=0.01),
             sleep=self._sender.clock.sleep,
             reraise=True,
         ):
             with attempt:
-                self._transact(items, failed or {})
+                try:
+                    self._transact(items, failed or {})
+                except (TaskFailed, EnvironmentUnavailable, SerializationConflict):
+                    raise
+                except Exception as error:
+                    raise CommitFailed(error) from error
 
     def _transact(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
         errors = {id(items[0].tasks[n]): error for n, error in failed.items()}
@@ -210,13 +234,10 @@ class BatchRunner:
             except (EnvironmentUnavailable, SerializationConflict):
                 raise
             except Exception as error:
+                if is_conflict(error):  # the handler's own statement met another transaction
+                    raise SerializationConflict(str(error)) from error
                 raise TaskFailed(task, error) from error
-        try:
-            uow.flush()
-        except (EnvironmentUnavailable, SerializationConflict):
-            raise
-        except Exception as error:
-            raise FlushFailed(error) from error
+        uow.flush()
         handlers.settle()
         sagas.save()
         if outgoing:
@@ -236,11 +257,18 @@ class BatchRunner:
         return None
 
     def _unmatched(self, task: Task, error: Unmatched, now: datetime) -> Parked:
-        """Kept for an operator to see, in a lane of its own: it must not hold back what does belong to a saga."""
-        return replace(self._park(task, str(error), ParkedStatus.DEAD, 0, now), consumer=f"{task.consumer}:unmatched")
+        """Kept in a lane of its own: it must not hold back what does belong to a saga.
+
+        An answer names its saga, which was committed before the command could be sent: if it is unknown, it is not
+        ours. A message that is found by its key may have overtaken the one that starts its saga (A6): it is retried.
+        """
+        status = ParkedStatus.WAITING if task.attributes.saga is None else ParkedStatus.DEAD
+        attempts = 1 if status is ParkedStatus.WAITING else 0
+        return replace(self._park(task, str(error), status, attempts, now), consumer=f"{task.consumer}{UNMATCHED}")
 
     def _park(self, task: Task, error: str, status: ParkedStatus, attempts: int, now: datetime) -> Parked:
-        log.error("message parked", **_fields(task), error=error.splitlines()[-1], status=status.value)
+        tell = log.error if attempts or status is ParkedStatus.DEAD else log.info
+        tell("message parked", **_fields(task), error=error.splitlines()[-1], status=status.value)
         return Parked(
             consumer=task.consumer,
             record=task.record,

@@ -77,14 +77,15 @@ class ConsumerLoop:
         while records and not self._stopping.is_set():
             try:
                 positions = self._batches.process(records)
-            except EnvironmentUnavailable as error:
+            except (EnvironmentUnavailable, SerializationConflict) as error:
                 if not away:
-                    log.warning("database is away; consuming waits", error=str(error))
+                    log.warning("the database takes nothing; consuming waits", error=str(error))
                     self._consumer.pause()
                 away = True
-                self._idle(wait)
+                stray = self._idle(wait)
+                records = [r for r in records if TopicPartition(r.topic, r.partition) not in self._lost] + stray
+                self._lost.clear()
                 wait = min(wait * 2, LONGEST_WAIT)
-                records = [r for r in records if TopicPartition(r.topic, r.partition) not in self._lost]
                 continue
             self._consumer.store({p: offset for p, offset in positions.items() if p not in self._lost})
             self._read |= positions
@@ -108,12 +109,9 @@ class ConsumerLoop:
             return  # nothing depends on it now; the next idle moment does it
         self._read |= ahead
 
-    def _idle(self, seconds: float) -> None:
-        """Wait, but stay a member of the group. Everything is paused, so no record comes."""
-        if self._stopping.is_set():
-            return
-        stray = self._consumer.poll(1, seconds)
-        assert not stray, "a paused consumer returned records"
+    def _idle(self, seconds: float) -> list[Record]:
+        """Wait, but stay a member of the group. Everything is paused; a record that comes all the same is kept."""
+        return [] if self._stopping.is_set() else self._consumer.poll(1, seconds)
 
     def _assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to read on: the database knows what it has, whatever Kafka remembers."""

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from uuid import UUID
+from datetime import datetime
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid5
 
 import structlog
 
 from kafkasaga.errors import KafkasagaError
-from kafkasaga.messages import Envelope, SagaState, key_of
+from kafkasaga.messages import Envelope, SagaContext, SagaState, key_of
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.routing import SagaRoute, Task
 from kafkasaga.saga.definition import Definition
 from kafkasaga.saga.instance import Instance, saga_id
 from kafkasaga.saga.machine import Arrived, Input, RunLocal, Send, Start, Woken, decide, run_local
+from kafkasaga.stores import CONTEXT, PublishContext
 
 log = structlog.get_logger("kafkasaga.orchestrator")
 
@@ -59,11 +63,11 @@ class SagaTurn:
         """
         route = task.route
         assert isinstance(route, SagaRoute)
-        context = task.attributes.saga
-        if context is not None and context.saga and context.saga != route.saga:
-            log.debug("reply for another saga", saga=context.saga, message_id=str(task.attributes.id))
+        context = self._context(task, route)
+        target = self._targets.get(id(task))
+        if target is None:
+            log.debug("reply for another saga", saga=route.saga, message_id=str(task.attributes.id))
             return []
-        target = self._targets[id(task)]
         input: Input
         if route.starts and context is None:
             assert task.message is not None
@@ -115,18 +119,19 @@ class SagaTurn:
             self._uow.save_sagas(changes)
 
     def _find(self, tasks: Iterable[Task]) -> dict[int, UUID]:
-        """Which saga each task is for, by ``id(task)``."""
+        """Which saga each task is for, by ``id(task)``; a reply that another saga awaits is for none."""
         found: dict[int, UUID] = {}
         by_key: dict[tuple[str, str], list[Task]] = {}
         for task in tasks:
-            route, context = task.route, task.attributes.saga
+            route = task.route
             if not isinstance(route, SagaRoute):
                 continue
+            context = self._context(task, route)
             if context is not None:
                 found[id(task)] = context.saga_id
             elif route.starts:
                 found[id(task)] = saga_id(route.saga, _key(task))
-            else:
+            elif task.attributes.saga is None or self._is_event(task, route):
                 by_key.setdefault((route.saga, _key(task)), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():
@@ -134,6 +139,15 @@ class SagaTurn:
             target = current.get(key) or saga_id(*key)
             found |= {id(task): target for task in waiting}
         return found
+
+    def _context(self, task: Task, route: SagaRoute) -> SagaContext | None:
+        """The saga attributes of a message, unless they are about another saga: then it is but an event to this one."""
+        context = task.attributes.saga
+        return None if context is not None and context.saga not in ("", route.saga) else context
+
+    def _is_event(self, task: Task, route: SagaRoute) -> bool:
+        definition = self._definitions[route.saga, self._newest[route.saga]]
+        return task.attributes.type in definition.awaited_events
 
     def _load(self, ids: Collection[UUID]) -> None:
         missing = [id for id in ids if id not in self._changing]
@@ -164,8 +178,21 @@ class SagaTurn:
                             self._sender.envelope(effect.message, effect.id, saga=effect.context, traceparent=trace)
                         )
                     case RunLocal():
-                        inputs.append(run_local(definition, decision.instance, effect, self._uow.session))
+                        session = self._local_session(decision.instance, effect, trace, now)
+                        inputs.append(run_local(definition, decision.instance, effect, session))
         return envelopes
+
+    def _local_session(self, instance: Instance, effect: RunLocal, trace: str | None, now: datetime) -> Any:
+        """The session for a local step. What it publishes gets ids by its place in the saga, as commands do."""
+        place = f"local/{effect.operation}/{effect.step}/{instance.seq}"
+        numbers = count()
+
+        def next_id() -> UUID:
+            return uuid5(instance.id, f"{place}/{next(numbers)}")
+
+        session = self._uow.session
+        session.info[CONTEXT] = PublishContext(self._sender.source, next_id, trace, now)
+        return session
 
     def _definition(self, saga: str, instance: Instance | None) -> Definition:
         """The version that an instance began with; the newest, for one that begins now (invariant I15)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from kafkasaga.clock import Clock
-from kafkasaga.messages import Codec, Envelope, Mark, Message, SagaContext, contract_of, key_of
+from kafkasaga.messages import Attributes, Codec, Envelope, Mark, Message, SagaContext, contract_of, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,13 @@ class Sender:
         )
 
 
-def derived_id(cause: UUID, consumer: str, n: int) -> UUID:
+def derived_id(cause: Attributes, consumer: str, n: int) -> UUID:
     """The id of the ``n``-th message that ``consumer`` sends because of ``cause``.
 
-    A batch that is run again sends the same ids, so whatever reads them takes them once (invariant I3).
+    A batch that is run again sends the same ids, so whatever reads them takes them once (invariant I3). The source is
+    part of it: two sources may use the same id for different messages.
     """
-    return uuid5(cause, f"{consumer}/{n}")
+    return uuid5(cause.id, f"{consumer}/{n}/{cause.source}")
 
 
 def reply_context(command: SagaContext, command_id: UUID, mark: Mark | None = None) -> SagaContext:

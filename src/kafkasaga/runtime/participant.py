@@ -16,6 +16,9 @@ compensation        the action, which had succeeded the handler runs
 compensation        the compensation                its first reply again (repeated, or empty)
 ==================  ==============================  =================================================
 
+Answers of other services' barriers are meant for the saga that asked. A handler that listens to such a reply as an
+event does not get them: either nothing happened, or the first reply has told it.
+
 The barrier is dtm's idea (sub-transaction barrier); Seata calls it a fence.
 """
 
@@ -35,6 +38,8 @@ from kafkasaga.runtime.outgoing import Sender, derived_id, reply_context
 from kafkasaga.runtime.routing import HandlerRoute, Task
 from kafkasaga.stores import CONTEXT, PublishContext
 
+log = structlog.get_logger("kafkasaga.consumer")
+
 
 class HandlerTurn:
     """The handlers of one batch, in one transaction."""
@@ -48,6 +53,9 @@ class HandlerTurn:
     def handle(self, task: Task) -> list[Envelope]:
         """What the service answers to a message. Raises whatever the handler raises."""
         assert isinstance(task.route, HandlerRoute)
+        if (saga := task.attributes.saga) is not None and saga.mark is not None:
+            log.debug("a barrier's answer is no event", mark=saga.mark.value, message_id=str(task.attributes.id))
+            return []
         context = _guarding(task)
         if context is None:
             return self._run(task, task.route.handler)
@@ -75,11 +83,11 @@ class HandlerTurn:
     def _run(self, task: Task, handler: Handler) -> list[Envelope]:
         """Call the handler. The first message that it returns is the reply; others are events of their own."""
         assert task.message is not None
-        cause, context = task.attributes, task.attributes.saga
+        cause, context = task.attributes, _guarding(task)
         numbers = count()
 
         def next_id() -> UUID:
-            return derived_id(cause.id, task.consumer, next(numbers))
+            return derived_id(cause, task.consumer, next(numbers))
 
         def session() -> Any:
             session = self._uow.session
@@ -136,7 +144,7 @@ class HandlerTurn:
         if entry.reply_topic is None or entry.reply_type is None:
             return []
         key = (task.record.key or b"").decode("utf-8", "replace")
-        identity = derived_id(cause.id, task.consumer, 0)
+        identity = derived_id(cause, task.consumer, 0)
         saga = reply_context(context, cause.id, mark)
         body = entry.reply_body
         return [self._sender.answer(entry.reply_topic, entry.reply_type, key, body, identity, saga, cause.traceparent)]

@@ -124,9 +124,16 @@ class Service:
             raise DefinitionError(
                 f"saga {definition.name!r} is not one of service {self.name!r}: Service(…, sagas=[…])"
             )
+        newest = max(version for name, version in self.definitions if name == definition.name)
+        if definition.version != newest:
+            raise DefinitionError(
+                f"saga {definition.name!r} version {definition.version} is kept for instances under way; "
+                f"start version {newest}"
+            )
         uow = enlist(session, self.outbox.tables)
         turn = SagaTurn(uow, self._sender, self.definitions)
-        saga_id, envelopes = turn.start(definition, key or _key(definition, state), state, incarnation)
+        key = _key(definition, state) if key is None else key
+        saga_id, envelopes = turn.start(definition, key, state, incarnation)
         uow.flush()
         turn.save()
         uow.add_outbox(envelopes)
@@ -160,8 +167,8 @@ class Service:
     def running(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> Generator[Runner]:
         """Run beside something else, such as a web application, for as long as the block lasts."""
         runner = Runner(self, settings or Settings.load(), roles)
-        runner.start()
         try:
+            runner.start()
             yield runner
         finally:
             runner.stop()

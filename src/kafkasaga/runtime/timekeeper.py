@@ -12,7 +12,7 @@ An orchestrator that was away for an hour therefore does not cancel sagas whose 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -21,7 +21,7 @@ import structlog
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
-from kafkasaga.ports import Store, TopicPartition, UnitOfWork
+from kafkasaga.ports import Store, TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.orchestrator import Definitions, SagaTurn
 from kafkasaga.runtime.outgoing import Sender
@@ -37,6 +37,10 @@ INTERVAL = 0.25
 """Seconds between looks at the timers."""
 UNAVAILABLE = 2.0
 """Seconds between looks while something is away."""
+RECHECK = timedelta(seconds=1)
+"""Between looks at a saga whose command is still in the outbox."""
+FAILED = timedelta(seconds=30)
+"""Until a saga is woken again after a function of its definition has raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,15 @@ class _Gate:
 
     sagas: tuple[UUID, ...]
     ends: Mapping[TopicPartition, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A saga that is due and may not be woken yet."""
+
+    until: datetime
+    unsent: bool
+    """Its command was in the outbox when last looked at: from when it is seen to be gone, the deadline's time runs."""
 
 
 class Timekeeper:
@@ -62,7 +75,7 @@ class Timekeeper:
         self._group, self._store, self._ends = group, store, ends
         self._definitions, self._sender, self._batches = definitions, sender, batches
         self._gate: _Gate | None = None
-        self._not_before: dict[UUID, datetime] = {}
+        self._held: dict[UUID, _Hold] = {}
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -80,7 +93,7 @@ class Timekeeper:
                     log.warning("timekeeper waits", error=str(error))
                 away = True
             except SerializationConflict:
-                busy = True
+                busy = False
             if not busy:
                 self._sender.clock.wait(self._stopping, UNAVAILABLE if away else INTERVAL)
 
@@ -111,19 +124,27 @@ class Timekeeper:
     def _due(self) -> tuple[UUID, ...]:
         """Sagas that are due and whose commands have left the outbox long enough ago."""
         now = self._sender.clock.now()
-        ids = self._store.due_sagas(now, AT_ONCE)
-        self._not_before = {id: at for id, at in self._not_before.items() if id in ids}
+        # Those on hold must not hide the others behind them.
+        limit = AT_ONCE + len(self._held)
+        ids = self._store.due_sagas(now, limit)
+        if len(ids) < limit:
+            self._held = {id: hold for id, hold in self._held.items() if id in ids}
+        ids = [id for id in ids if id not in self._held or self._held[id].until <= now][:AT_ONCE]
         if not ids:
             return ()
         with self._store.begin() as uow:
             instances = uow.load_sagas(ids)
         waiting = {id: self._commands(instance, now) for id, instance in instances.items()}
         unsent = self._store.unsent([command for commands in waiting.values() for command in commands])
-        for id, commands in waiting.items():
-            for command, deadline in commands.items():
-                if command in unsent:
-                    self._not_before[id] = now + deadline
-        return tuple(id for id in ids if self._not_before.get(id, now) <= now)
+        return tuple(id for id, commands in waiting.items() if self._may_wake(id, commands, unsent, now))
+
+    def _may_wake(self, id: UUID, commands: Mapping[UUID, timedelta], unsent: Collection[UUID], now: datetime) -> bool:
+        hold = self._held.pop(id, None)
+        if any(command in unsent for command in commands):
+            self._held[id] = _Hold(now + RECHECK, unsent=True)
+        elif hold is not None and hold.unsent:
+            self._held[id] = _Hold(now + max(commands.values(), default=timedelta()), unsent=False)
+        return id not in self._held
 
     def _commands(self, instance: Instance, now: datetime) -> dict[UUID, timedelta]:
         """The commands whose deadlines are due, and how long those are."""
@@ -137,19 +158,26 @@ class Timekeeper:
         return found
 
     def _wake(self, ids: Collection[UUID]) -> None:
+        """All in one transaction; if a function of some saga's definition raises, each in one of its own."""
+        try:
+            self._commit(ids)
+        except (EnvironmentUnavailable, SerializationConflict):
+            raise
+        except Exception:
+            if len(ids) == 1:
+                log.exception("a saga that is due could not be woken; it is tried again", saga_id=str(*ids))
+                self._held |= {id: _Hold(self._sender.clock.now() + FAILED, unsent=False) for id in ids}
+                return
+            for id in ids:
+                self._wake((id,))
+
+    def _commit(self, ids: Iterable[UUID]) -> None:
         with self._store.begin() as uow:
             turn = SagaTurn(uow, self._sender, self._definitions)
-            outgoing = self._wake_each(turn, ids)
+            outgoing: list[Envelope] = []
+            for id in turn.instances(sorted(ids)):
+                outgoing += turn.act(id, Woken())
             uow.flush()
-            self._save(uow, turn, outgoing)
-
-    def _wake_each(self, turn: SagaTurn, ids: Collection[UUID]) -> list[Envelope]:
-        outgoing: list[Envelope] = []
-        for id in turn.instances(sorted(ids)):
-            outgoing += turn.act(id, Woken())
-        return outgoing
-
-    def _save(self, uow: UnitOfWork, turn: SagaTurn, outgoing: list[Envelope]) -> None:
-        turn.save()
-        if outgoing:
-            uow.add_outbox(outgoing)
+            turn.save()
+            if outgoing:
+                uow.add_outbox(outgoing)
