@@ -195,11 +195,8 @@ class TestLock:
         publish(postgres_store, envelope())
         queue.delete(queue.fetch(0, 10))
         with postgres_store.engine.connect() as connection:
-            states = connection.scalars(
-                text(
-                    "SELECT state FROM pg_stat_activity WHERE query NOT LIKE '%pg_stat%' AND datname = current_database()"
-                )
-            ).all()
+            query = "SELECT state FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = current_database()"
+            states = connection.scalars(text(query)).all()
         assert "idle in transaction" not in states
         queue.close()
 
