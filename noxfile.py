@@ -22,6 +22,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure every workload against the hand-written ceiling, on real servers; `-- --only relay` takes one."""
+    session.install("-e", ALL_EXTRAS, *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
     session.install("-e", ALL_EXTRAS, *group("test"))

@@ -1,0 +1,31 @@
+"""``python -m benchmarks``: every workload, each contender in turns, medians and ratios."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness.machine import machine
+from benchmarks.harness.options import parse
+from benchmarks.harness.report import Report
+from benchmarks.harness.turns import take_turns
+from benchmarks.workloads import workloads
+
+
+def main(arguments: list[str]) -> int:
+    known = workloads()
+    options = parse(arguments, [workload.name for workload in known])
+    report = Report(options)
+    with tempfile.TemporaryDirectory(prefix="kafkasaga-bench-") as temporary:
+        folder = options.keep_logs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        with machine(folder) as servers:
+            for workload in known:
+                if workload.name in options.only:
+                    report.add(workload, take_turns(workload, servers, options, report.progress))
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""PostgreSQL and Kafka for a run: started here, durable, and gone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import psycopg
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from tests.support import KafkaServer, PostgresServer
+
+DURABLE = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",  # otherwise checkpoints fall into some rounds and not into others
+    "checkpoint_timeout": "30min",
+}
+KAFKA = {
+    "transaction.max.timeout.ms": "900000",
+    "log.retention.hours": "24",
+    "message.max.bytes": "4194304",
+    "log.segment.bytes": "268435456",
+}
+
+
+@dataclass
+class Machine:
+    """The servers, and what every workload asks of them."""
+
+    postgres: PostgresServer
+    kafka: KafkaServer
+    folder: Path
+    """For the logs of the processes."""
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _topics: set[str] = field(default_factory=set[str])
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.kafka.bootstrap_servers
+
+    @contextmanager
+    def database(self, name: str = "bench") -> Iterator[str]:
+        """A new database for one run; its SQLAlchemy URL."""
+        url = self.postgres.create_database(f"{name}_{next(self._numbers)}")
+        try:
+            yield url
+        finally:
+            self.postgres.drop_database(url)
+
+    def settle(self) -> None:
+        """Write out what earlier runs left dirty, so that no run pays for another."""
+        with connect(self.postgres.url()) as connection:
+            connection.execute("CHECKPOINT")
+
+    def topics(self, *names: str, partitions: int = 6) -> None:
+        """Make sure that they exist. Runs share them: each begins at the end of what is there."""
+        new = [name for name in names if name not in self._topics]
+        if new:
+            self.kafka.create_topics(*new, partitions=partitions)
+            self._topics |= set(new)
+
+    def ends(self, *topics: str) -> dict[tuple[str, int], int]:
+        """The end of every partition of these topics."""
+        consumer = self.observer()
+        try:
+            return read_ends(consumer, topics)
+        finally:
+            consumer.close()
+
+    def observer(self) -> Consumer:
+        """A consumer that reads what the workloads wrote, and commits nothing."""
+        settings = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "group.id": "bench-observer",
+            "enable.auto.commit": False,
+            "enable.partition.eof": False,
+            "fetch.wait.max.ms": 20,
+            "log_level": 3,
+        }
+        return Consumer(settings)
+
+    def settings(self) -> SimpleNamespace:
+        """What ``kafkasaga.kafka`` takes for settings."""
+        return SimpleNamespace(bootstrap_servers=self.bootstrap_servers, kafka={}, instance_id=None)
+
+
+def read_ends(consumer: Consumer, topics: tuple[str, ...]) -> dict[tuple[str, int], int]:
+    ends: dict[tuple[str, int], int] = {}
+    for topic in topics:
+        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            ends[topic, number] = end
+    return ends
+
+
+def read_from(consumer: Consumer, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> Iterator:
+    """Every record between two sets of offsets, partition by partition in order."""
+    left = {place: ends[place] for place in starts if ends[place] > starts[place]}
+    consumer.assign([TopicPartition(*place, starts[place]) for place in left])
+    while left:
+        for message in consumer.consume(5000, 0.5):
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (librdkafka's own name)
+                    continue
+                raise KafkaException(error)
+            yield message
+        positions = consumer.position([TopicPartition(*place) for place in left])
+        for place in positions:
+            if place.offset >= left[place.topic, place.partition]:
+                del left[place.topic, place.partition]
+    with suppress(KafkaException):
+        consumer.unassign()
+
+
+@contextmanager
+def machine(folder: Path) -> Iterator[Machine]:
+    """Start both servers; stop them at the end of the block."""
+    with PostgresServer(fsync=True, settings=DURABLE) as postgres, KafkaServer(settings=KAFKA, heap="1g") as kafka:
+        yield Machine(postgres, kafka, folder)
+
+
+def connect(url: str) -> psycopg.Connection:
+    """A plain connection that commits each statement, from a SQLAlchemy URL."""
+    return psycopg.connect(dsn(url), autocommit=True)
+
+
+def dsn(url: str) -> str:
+    """A SQLAlchemy URL as libpq writes it."""
+    return url.replace("postgresql+psycopg://", "postgresql://")
