@@ -26,13 +26,19 @@ _LOCK: Final = 0x6B61666B61736167
 
 
 def upgrade(engine: Engine, tables: Tables) -> None:
-    """Create the tables, or bring them up to date; also the schema, on PostgreSQL, if there is none. All or nothing."""
+    """Create the tables, or bring them up to date; also the schema, on PostgreSQL, if there is none. All or nothing.
+
+    Raises:
+        SchemaError: if tables of these names are there that no migration made.
+    """
     with translated(), engine.connect() as connection, connection.begin():
         begin_writing(connection)
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             if tables.schema is not None and not inspect(connection).has_schema(tables.schema):
                 connection.execute(CreateSchema(tables.schema))
+        if foreign := _foreign(connection, tables):
+            raise SchemaError(foreign)
         config = _config()
         config.attributes.update(connection=connection, tables=tables)
         command.upgrade(config, "head")
@@ -56,10 +62,12 @@ def version_options(tables: Tables) -> dict[str, Any]:
 
 
 def _problem(connection: Connection, tables: Tables) -> str | None:
-    where = f"database {connection.engine.url.database!r}" + (f", schema {tables.schema!r}" if tables.schema else "")
+    where = _where(connection, tables)
     scripts = ScriptDirectory.from_config(_config())
-    current = MigrationContext.configure(connection, opts=version_options(tables)).get_current_revision()
+    current = _revision(connection, tables)
     if current is None:
+        if foreign := _foreign(connection, tables):
+            return foreign
         return f"{where} does not have kafkasaga's tables; create them: {_remedy(tables)}"
     if current not in {script.revision for script in scripts.walk_revisions()}:
         return (
@@ -73,6 +81,29 @@ def _problem(connection: Connection, tables: Tables) -> str | None:
     if missing:
         return f"{where} lacks {', '.join(missing)}, which kafkasaga once created; restore them from a backup"
     return None
+
+
+def _foreign(connection: Connection, tables: Tables) -> str | None:
+    """What is wrong where tables of our names lie that no migration made."""
+    if _revision(connection, tables) is not None:
+        return None
+    there = set(inspect(connection).get_table_names(schema=tables.schema))
+    found = [table.name for table in tables.all if table.name in there]
+    if not found:
+        return None
+    return (
+        f"{_where(connection, tables)} has {', '.join(found)}, but not from kafkasaga's migrations. If "
+        "MetaData.create_all made them, drop them and have it make your own tables only; if they are yours, give "
+        "kafkasaga's a schema= or prefix="
+    )
+
+
+def _revision(connection: Connection, tables: Tables) -> str | None:
+    return MigrationContext.configure(connection, opts=version_options(tables)).get_current_revision()
+
+
+def _where(connection: Connection, tables: Tables) -> str:
+    return f"database {connection.engine.url.database!r}" + (f", schema {tables.schema!r}" if tables.schema else "")
 
 
 def _remedy(tables: Tables) -> str:
