@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -29,7 +30,7 @@ COLOURS = {
 }
 WIDEST = 1000
 """Columns of a list's line, at most."""
-QUIET = {"step", "command_id", "data", "body"}
+QUIET = {"step", "command_id", "data", "body", "saga", "version", "key"}
 """Fields of an event that its line leaves out: shown elsewhere, or long."""
 
 
@@ -112,4 +113,15 @@ def _line(entry: LogEntry) -> list[str]:
 
 def _details(event: Event) -> str:
     shown = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in QUIET}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, "", ()))
+    # What is nothing, or the first of its kind, is not worth a word.
+    return ", ".join(f"{name} {_word(value)}" for name, value in shown.items() if value not in (None, "", (), 0))
+
+
+def _word(value: object) -> str:
+    match value:
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case tuple():
+            return " ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            return str(value)
