@@ -1,12 +1,20 @@
 """Test a saga without broker, database or clock: given, expect, when.
 
-::
-
-    def test_a_declined_payment_is_undone() -> None:
-        saga = scenario(PlaceOrder).given(OrderCreated(order_id=1))
-        saga.expect(ReserveInventory(order_id=1)).when(InventoryReserved(order_id=1))
-        saga.expect(ProcessPayment(order_id=1)).when(PaymentFailed(order_id=1, reason="declined"))
-        saga.expect(RefundPayment(order_id=1))
+>>> saga = scenario(PlaceOrder).given(Created(order="o-1"))
+>>> _ = saga.expect(Reserve(order="o-1")).when(Reserved(order="o-1", hold="h-1"))
+>>> _ = saga.expect(Pay(order="o-1")).when(Declined(order="o-1", reason="no funds"))
+>>> _ = saga.expect(Refund(order="o-1")).after(timedelta(minutes=1))
+>>> print(saga.story)
+the saga so far:
+  +0s   started                      key=o-1  message=created
+  +0s   command-sent        reserve  attempt=1  message=reserve
+  +0s   step-succeeded      reserve  message=reserved
+  +0s   command-sent        pay      attempt=1  message=pay
+  +0s   step-failed         pay      message=declined  reason=no funds
+  +0s   compensation-began  pay      reason=no funds  message=declined
+  +0s   compensation-sent   pay      attempt=1  message=refund
+  +60s  retry-scheduled     pay      at=+61s  reason=compensation of step 'pay' not confirmed within 0:01:00
+now it is compensating; the clock concerns pay (undo-waiting until +61s)
 
 It runs the machine that production runs. Every message, event and snapshot takes the way through JSON, so that what
 would not survive the wire or the database fails here. Replies carry no headers, like those of a participant in another

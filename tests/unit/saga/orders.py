@@ -7,6 +7,7 @@ from typing import Any
 
 from kafkasaga.messages import Message, Operation, SagaContext, SagaState, contract_of
 from kafkasaga.saga.definition import Definition, Saga
+from kafkasaga.saga.events import Ignored
 from kafkasaga.saga.flow import Each, Ends, LocalStep, Step, WaitFor, parallel, reply
 from kafkasaga.saga.inputs import Arrived, Input, start_of
 from kafkasaga.saga.instance import Instance
@@ -93,7 +94,7 @@ class State(SagaState):
     hold: str | None = None
     approver: str | None = None
     booked: bool = False
-    tracking: dict[str, str] = {}
+    tracking: dict[str, str] = {}  # noqa: RUF012 (pydantic copies it)
 
     def reserved(self, reply: Reserved) -> None:
         self.hold = reply.hold
@@ -133,7 +134,9 @@ def pivot(**changed: Any) -> Step[State]:
 
 def approving(**changed: Any) -> WaitFor[State]:
     arguments: dict[str, Any] = {
-        "event": reply(Approved, State.approved), "fails_on": Rejected, "deadline": timedelta(days=2)
+        "event": reply(Approved, State.approved),
+        "fails_on": Rejected,
+        "deadline": timedelta(days=2),
     }
     return WaitFor[State](**arguments | changed)
 
@@ -246,7 +249,7 @@ class Run:
     def ignored(self) -> str:
         """Why the last input was ignored; fails if it was not."""
         (event,) = self.last.events
-        assert event.kind == "ignored", self.last.events
+        assert isinstance(event, Ignored), event
         assert not self.last.effects
         return event.reason
 

@@ -10,7 +10,12 @@ from kafkasaga.errors import CorruptLog
 from kafkasaga.saga.events import EVENTS, CommandSent, StepBegan, from_body, step_of, to_body
 
 SENT = CommandSent(
-    step="pay", generation=1, attempt=2, command_id=UUID(int=7), message="pay", deadline=datetime(2030, 1, 1, tzinfo=UTC)
+    step="pay",
+    generation=1,
+    attempt=2,
+    command_id=UUID(int=7),
+    message="pay",
+    deadline=datetime(2030, 1, 1, tzinfo=UTC),
 )
 
 

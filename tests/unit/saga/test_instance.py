@@ -19,9 +19,8 @@ def test_the_clock_concerns_the_earliest_of_what_is_due() -> None:
 
 def test_a_saga_that_turned_back_is_compensating() -> None:
     run = Run(SideBySide)
-    assert run.instance.status is SagaStatus.RUNNING
-    run.reply(Declined(), "pay")
-    assert run.instance.status is SagaStatus.COMPENSATING
+    before, after = run.instance, run.reply(Declined(), "pay").instance
+    assert (before.status, after.status) == (SagaStatus.RUNNING, SagaStatus.COMPENSATING)
 
 
 def test_a_snapshot_holds_why_the_saga_turned_back() -> None:

@@ -21,10 +21,8 @@ from tests.unit.saga.orders import (
     Created,
     Declined,
     Order,
-    Paid,
     Pay,
     Released,
-    Reserve,
     Reserved,
     State,
     approving,
@@ -83,7 +81,7 @@ RULES: dict[str, tuple[Body, dict[str, Any], str]] = {
     "KS107": ({"flow": reserving()}, {}, "a step that has no name here"),
     "KS108": (body(reserve=reserving()) | {"ends": "soon"}, {}, "'ends' is not Ends"),
     "KS109": (body(reserve=TWICE) | {"hold": TWICE}, {}, "'reserve' and 'hold' are the same step"),
-    "KS110": (body(lambda reserve: parallel(reserve), reserve=reserving()), {}, "at least two parts"),
+    "KS110": (beside(reserve=reserving()), {}, "at least two parts"),
     "KS201": (body(reserve=reserving(deadline=timedelta())), {}, "give it a positive one"),
     "KS202": (body(reserve=reserving(succeeds_on=())), {}, "step 'reserve' has nothing to wait for"),
     "KS203": (body(reserve=reserving(compensation=None, compensated_on=())), {}, "step 'reserve' cannot be undone"),
@@ -163,5 +161,3 @@ def test_all_problems_are_reported_at_once_naming_saga_step_and_rule() -> None:
 def test_an_abstract_message_is_no_reply() -> None:
     with pytest.raises(DefinitionError, match="message Order has no topic"):
         Step[State](command=lambda s: Pay(), succeeds_on=Order, fails_on=Declined, kind="read-only")
-
-

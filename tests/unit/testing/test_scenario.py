@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import doctest
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -40,7 +42,9 @@ def test_a_declined_payment_undoes_both() -> None:
     saga.expect(Reserve()).when(Reserved(hold="h-2"))
     saga.expect(Pay()).when(Declined()).expect(Refund())
     saga.when(Refunded()).expect(Release(hold="h-2"))
-    saga.when(Released()).expect(Cancelled(reason="declined", refused_by="Declined")).expect_cancelled(reason="declined")
+    saga.when(Released()).expect(Cancelled(reason="declined", refused_by="Declined")).expect_cancelled(
+        reason="declined"
+    )
     assert saga.state.hold == "h-2"
 
 
@@ -96,6 +100,15 @@ def test_a_session_that_is_missing_is_asked_for() -> None:
         scenario(WithBooking).given(Created())
 
 
+def test_the_example_in_the_documentation_runs() -> None:
+    from kafkasaga.testing import story
+    from tests.unit.saga import orders
+
+    module = sys.modules[story.__name__.replace("story", "scenario")]
+    result = doctest.testmod(module, extraglobs=vars(orders))
+    assert (result.failed, result.attempted) == (0, 5)
+
+
 # ---- failures
 
 
@@ -103,7 +116,9 @@ def test_a_failure_shows_expected_against_sent_and_the_story() -> None:
     saga = scenario(PlaceOrder).given(Created()).after(timedelta(seconds=90))
     with pytest.raises(AssertionError) as caught:
         saga.expect(Reserve(), Pay())
-    assert str(caught.value) == """\
+    assert (
+        str(caught.value)
+        == """\
 place-order: the saga sent something else than expected
 
 expected:
@@ -123,6 +138,7 @@ the saga so far:
   +60s  retry-scheduled     reserve  at=+61s  reason=compensation of step 'reserve' not confirmed within 0:00:30
   +61s  compensation-sent   reserve  attempt=2  message=release
 now it is compensating; the clock concerns reserve (undoing until +91s)"""
+    )
 
 
 def test_what_was_sent_twice_is_expected_twice() -> None:
@@ -154,7 +170,7 @@ def test_a_step_that_has_not_begun_cannot_be_answered() -> None:
 
 
 def test_a_scenario_begins_with_given() -> None:
-    with pytest.raises(AssertionError, match="start it with .given"):
+    with pytest.raises(AssertionError, match=r"start it with \.given"):
         scenario(PlaceOrder).when(Paid())
     with pytest.raises(AssertionError, match="nothing was delivered yet"):
         scenario(PlaceOrder).again()
