@@ -286,8 +286,12 @@ class RelayQueue(Protocol):
         """
         ...
 
-    def fetch(self, after: int, limit: int) -> list[OutboxRow]:
-        """Committed rows behind position ``after``, in order. No transaction stays open."""
+    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
+        """Committed rows behind position ``after``, up to ``upto``, in order. No transaction stays open."""
+        ...
+
+    def last(self) -> int:
+        """The highest position of a committed row; 0 if there is none."""
         ...
 
     def delete(self, rows: Sequence[OutboxRow]) -> None:

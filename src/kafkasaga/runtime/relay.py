@@ -6,7 +6,8 @@ relay at a time holds the queue; others stand by. What it promises, and how:
 - **Nothing is lost (I2).** A row is deleted only after all in-sync replicas have it. Rows are read from the *start* of
   the table again and again: a transaction that took a low position and committed late is not passed over.
 - **Key order (I4).** Of each lane (topic, key) at most one row is unacknowledged. A row that can never be delivered
-  blocks its lane, visibly, and no other.
+  blocks its lane, visibly, and no other. A sweep over several pages ends at the highest position that was there when it
+  began: behind it may lie a row whose predecessor was committed after the page that it belongs to had been read.
 - **A zombie can repeat but not reorder (I11).** Two relays both begin at the first undeleted row of each lane and go
   on in order; so whichever sends a row first, its predecessors are in the log already.
 - **Bounded (I14).** At most ``window`` rows are in memory.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -24,7 +25,7 @@ from uuid import UUID
 import structlog
 
 from kafkasaga.clock import Clock
-from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable
+from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
 from kafkasaga.ports import OutboxRow, Producer, RelayQueue, SendError
 
 log = structlog.get_logger("kafkasaga.relay")
@@ -37,6 +38,12 @@ RETRY_BLOCKED = 5.0
 """Seconds until a row that could not be delivered is tried again: its topic may exist by then."""
 RETRY_UNAVAILABLE = 1.0
 """Seconds between attempts while the database is away."""
+RETRY_CONFLICT = 0.05
+"""Seconds until a delete that met another transaction is tried again."""
+SHORTEST_GAP = 0.02
+"""Seconds between reads while nothing is acknowledged; doubled each time, up to the polling interval."""
+DRAIN = 5.0
+"""Seconds to publish what is there when the relay is told to stop."""
 
 
 @dataclass(slots=True)
@@ -69,6 +76,11 @@ class Relay:
         self._recorded: set[UUID] = set()
         """Rows of which ``outbox_block`` tells."""
         self._after = 0
+        self._top: int | None = None
+        """Where a sweep over several pages ends."""
+        self._pages = False
+        """Whether one page does not hold the table."""
+        self._gap, self._next_read = 0.0, 0.0
         self._active = False
         self._stopping = threading.Event()
 
@@ -89,6 +101,8 @@ class Relay:
                 except BrokerUnavailable as error:
                     self._stand_back(error)
                     self._reconnect()
+                except SerializationConflict:
+                    self._clock.wait(self._stopping, RETRY_CONFLICT)
             self._drain()
         finally:
             self._queue.close()
@@ -129,17 +143,30 @@ class Relay:
         log.info("relay is active")
 
     def _fetch(self) -> bool:
-        """Read on where the last read ended; True if there was anything new."""
+        """Read on where the last read ended; True if there was anything new, or there is more to read."""
         room = self._window - len(self._held)
-        if room < self._window // 4:
+        if room < self._window // 4 or self._clock.monotonic() < self._next_read:
             return False
-        if self._after == 0:
-            # Only where a sweep begins may a blocked lane go on: later, its first row would lie behind the reader.
-            now = self._clock.monotonic()
-            self._blocked = {lane: until for lane, until in self._blocked.items() if until > now}
-        rows = self._queue.fetch(self._after, room)
+        if begins := self._after == 0:
+            self._begin_sweep()
+        rows = self._queue.fetch(self._after, room, self._top)
         # A short read has reached the end: the next one begins at the start again, for rows that were committed late.
-        self._after = rows[-1].position if len(rows) == room else 0
+        full = len(rows) == room
+        self._after = rows[-1].position if full and self._top is not None else 0
+        if begins:
+            self._pages = full
+        fresh = self._take(rows)
+        self._rest(quiet=not fresh and not full)
+        return fresh or full
+
+    def _begin_sweep(self) -> None:
+        # Only here may a blocked lane go on: later, its first row would lie behind the reader.
+        now = self._clock.monotonic()
+        self._blocked = {lane: until for lane, until in self._blocked.items() if until > now}
+        self._top = self._queue.last() if self._pages else None
+
+    def _take(self, rows: Sequence[OutboxRow]) -> bool:
+        """Queue rows in their lanes; True if one was new."""
         fresh = False
         for row in rows:
             lane = (row.topic, row.key)
@@ -150,6 +177,11 @@ class Relay:
             self._lanes.setdefault(lane, _Lane()).rows.append(row)
             self._send_head(lane)
         return fresh
+
+    def _rest(self, *, quiet: bool) -> None:
+        """While Kafka acknowledges nothing and nothing new comes, do not read the same rows over and over."""
+        self._gap = min(max(2 * self._gap, SHORTEST_GAP), self._poll_interval) if quiet and self._held else 0.0
+        self._next_read = self._clock.monotonic() + self._gap if self._gap else 0.0
 
     def _send_head(self, lane: Lane) -> None:
         state = self._lanes[lane]
@@ -176,12 +208,14 @@ class Relay:
         self._send_head(lane)
 
     def _delete(self) -> None:
-        rows, self._acknowledged = self._acknowledged, []
+        rows = self._acknowledged
         self._queue.delete(rows)
         if mended := [row for row in rows if row.message_id in self._recorded]:
             self._queue.unblock(mended)
             self._recorded -= {row.message_id for row in mended}
+        self._acknowledged = []
         self._held -= {row.message_id for row in rows}
+        self._rest(quiet=False)
 
     # -- what goes wrong
 
@@ -207,6 +241,7 @@ class Relay:
             log.warning("relay is interrupted; it tries again", error=str(error))
         self._active = False
         self._lanes, self._held, self._acknowledged, self._after = {}, set(), [], 0
+        self._rest(quiet=False)
 
     def _reconnect(self) -> None:
         if self._producer is not None:
@@ -215,11 +250,15 @@ class Relay:
         self._clock.wait(self._stopping, RETRY_UNAVAILABLE)
 
     def _drain(self) -> None:
-        """At the end: wait a moment for what is under way, and delete what was acknowledged."""
-        if not self._active or self._producer is None:
-            return
-        deadline = self._clock.monotonic() + 5.0
-        while any(state.sending for state in self._lanes.values()) and self._clock.monotonic() < deadline:
-            self._producer.poll(0.05)
-        if self._acknowledged:
-            self._delete()
+        """At the end: publish what is there, for a moment. What remains is in the table, for whoever comes next."""
+        deadline = self._clock.monotonic() + DRAIN
+        try:
+            while self._active and self._producer is not None and self._clock.monotonic() < deadline:
+                more = self._fetch()
+                self._producer.poll(0.05 if self._held else 0.0)
+                if self._acknowledged:
+                    self._delete()
+                elif not more and not self._held:
+                    return
+        except (EnvironmentUnavailable, SerializationConflict) as error:
+            log.warning("relay ends with messages left in the outbox", error=str(error))

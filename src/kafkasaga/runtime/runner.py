@@ -10,9 +10,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
@@ -37,8 +39,6 @@ log = structlog.get_logger("kafkasaga.service")
 Role = Literal["consumer", "relay", "timekeeper"]
 ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper")
 
-T = TypeVar("T")
-
 
 class _Loop(Protocol):
     def run(self) -> None: ...
@@ -60,8 +60,8 @@ class Runner:
         self._roles: list[Role] = [role for role in ROLES if role in roles]
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
-        self._stopping = threading.Event()
-        self._ended = threading.Event()
+        # A signal handler may interrupt whoever holds the lock of an Event; a SimpleQueue it may always use.
+        self._ended: SimpleQueue[None] = SimpleQueue()
         self._failure: BaseException | None = None
 
     def run(self) -> None:
@@ -69,14 +69,13 @@ class Runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
-            self.start()
-            while not self._ended.wait(0.5):
-                pass
+            if self.start():
+                self._ended.get()
         finally:
             self.stop()
 
-    def start(self) -> None:
-        """Check settings, tables and topics, then start the loops.
+    def start(self) -> bool:
+        """Check settings, tables and topics, then start the loops; False if it was told to stop before.
 
         Where the database or the broker is away, it waits for it (and says so once).
 
@@ -92,11 +91,9 @@ class Runner:
         if not settings.bootstrap_servers:
             raise ConfigurationError("no broker: set KAFKASAGA_BOOTSTRAP_SERVERS, e.g. localhost:9092")
         self._store = store = create_store(url, service.outbox.tables)
-        self._patiently("database", store.check_schema)
-        self._patiently("database", self._check_versions)
-        self._patiently("broker", self._check_topics)
-        if self._stopping.is_set():
-            return
+        checks = (("database", store.check_schema), ("database", self._check_versions), ("broker", self._check_topics))
+        if not all(self._patiently(what, check) for what, check in checks):
+            return False
         for role in self._roles:
             if role == "consumer" and not service.reads:
                 continue
@@ -106,6 +103,7 @@ class Runner:
         for running in self._running:
             running.thread.start()
         log.info("service started", service=service.name, roles=[r.role for r in self._running])
+        return True
 
     def stop(self) -> None:
         """Finish what has begun, then end; the relay last, so that it publishes what the others left.
@@ -113,7 +111,6 @@ class Runner:
         Raises:
             BaseException: the failure of a loop, if that is why the service ended.
         """
-        self._ask_to_stop()
         for running in sorted(self._running, key=lambda r: r.role == "relay"):
             running.loop.stop()
             if running.thread.is_alive():
@@ -133,11 +130,7 @@ class Runner:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._ask_to_stop()
-
-    def _ask_to_stop(self) -> None:
-        self._stopping.set()
-        self._ended.set()
+        self._ended.put(None)
 
     def _guard(self, role: Role, loop: _Loop) -> None:
         try:
@@ -145,25 +138,29 @@ class Runner:
         except BaseException as error:
             log.exception("loop failed; the service ends", role=role)
             self._failure = error
-            self._ended.set()
+            self._ended.put(None)
 
-    def _patiently(self, what: str, check: Callable[[], T]) -> None:
-        """Run a check of the start; wait while what it asks is away."""
+    def _patiently(self, what: str, check: Callable[[], None]) -> bool:
+        """Run a check of the start; wait while what it asks is away. False if it was told to stop meanwhile."""
         wait, said = 0.2, False
-        while not self._stopping.is_set():
+        while True:
             try:
                 check()
             except EnvironmentUnavailable as error:
                 if not said:
                     log.warning("waiting for what is away", what=what, error=str(error))
                 said = True
-                self._stopping.wait(wait)
+                with suppress(Empty):
+                    self._ended.get(timeout=wait)
+                    return False
                 wait = min(wait * 2, 5.0)
             else:
-                return
+                return True
 
     def _check_versions(self) -> None:
         assert self._store is not None
+        if self._roles == ["relay"]:
+            return  # it decides nothing, and publishes for whoever wrote
         live = self._store.live_versions()
         missing = {key: count for key, count in live.items() if key not in self._service.definitions}
         if missing:

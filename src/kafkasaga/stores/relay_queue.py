@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from kafkasaga.ports import OutboxRow
 from kafkasaga.stores.bulk import Sql, types
 from kafkasaga.stores.schema import Tables
+
+_HIGHEST: Final = 2**63 - 1
 
 
 class OutboxReader:
@@ -30,10 +32,11 @@ class OutboxReader:
                 outbox.c.headers,
                 outbox.c.created_at,
             )
-            .where(outbox.c.id > bindparam("after"), outbox.c.bucket == bucket)
+            .where(outbox.c.id > bindparam("after"), outbox.c.id <= bindparam("upto"), outbox.c.bucket == bucket)
             .order_by(outbox.c.id)
             .limit(bindparam("limit"))
         )
+        self._last = select(func.max(outbox.c.id)).where(outbox.c.bucket == bucket)
         # The id alone may be another message's by now, if the database was restored (A33).
         self._delete = sql.bulk(
             """DELETE FROM {outbox} WHERE EXISTS (SELECT 1 FROM r
@@ -50,12 +53,16 @@ class OutboxReader:
         )
         self._blocked = select(block.c.message_id, block.c.error)
 
-    def fetch(self, connection: Connection, after: int, limit: int) -> list[OutboxRow]:
-        found = connection.execute(self._fetch, {"after": after, "limit": limit})
+    def fetch(self, connection: Connection, after: int, limit: int, upto: int | None) -> list[OutboxRow]:
+        end = _HIGHEST if upto is None else upto
+        found = connection.execute(self._fetch, {"after": after, "limit": limit, "upto": end})
         return [
             OutboxRow(id, message_id, topic, key, payload, json.loads(headers), created_at)
             for id, message_id, topic, key, payload, headers, created_at in found
         ]
+
+    def last(self, connection: Connection) -> int:
+        return connection.scalar(self._last) or 0
 
     def delete(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
         self._delete.count(connection, [(row.position, row.message_id) for row in rows])
@@ -88,10 +95,15 @@ class SqlRelayQueue:
         """A connection on which each statement commits, or all do at the end."""
         raise NotImplementedError
 
-    def fetch(self, after: int, limit: int) -> list[OutboxRow]:
+    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
         """One statement."""
         with self._reading() as connection:
-            return self._reader.fetch(connection, after, limit)
+            return self._reader.fetch(connection, after, limit, upto)
+
+    def last(self) -> int:
+        """One statement."""
+        with self._reading() as connection:
+            return self._reader.last(connection)
 
     def delete(self, rows: Sequence[OutboxRow]) -> None:
         """One statement."""
