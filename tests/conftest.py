@@ -121,7 +121,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for outcome in ("passed", "failed", "error", "skipped", "xfailed")
         for report in terminalreporter.getreports(outcome)
     }
-    counts = Counter(tier for report in reports.values() for tier in Tier if tier.value in report.keywords)
+    # The report of a module that could not be imported has no keywords.
+    keywords = [getattr(report, "keywords", {}) for report in reports.values()]
+    counts = Counter(tier for known in keywords for tier in Tier if tier.value in known)
     if counts:
         terminalreporter.section("tiers")
         for line in tiers.summary(counts):

@@ -85,7 +85,7 @@ def post_order(
     new: NewOrder, response: Response, sessions: Sessions, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     order_id = uuid4() if idempotency_key is None else uuid5(KEYS, idempotency_key)
-    placed = find_or_place(sessions, order_id, new)
+    placed = place_or_find(sessions, order_id, new)
     if placed.request != new.model_dump_json():
         raise HTTPException(422, "this Idempotency-Key was used for another order; use a new one")
     response.headers["Location"] = f"/orders/{order_id}"
@@ -100,11 +100,10 @@ def get_order(order_id: UUID, sessions: Sessions) -> OrderView:
         return OrderView.model_validate(found)
 
 
-def find_or_place(sessions: sessionmaker[Session], order_id: UUID, new: NewOrder) -> Order:
+def place_or_find(sessions: sessionmaker[Session], order_id: UUID, new: NewOrder) -> Order:
     try:
         with sessions.begin() as session:
-            found = session.get(Order, order_id)
-            return found or place(session, order_id, new.customer_id, new.lines, new.model_dump_json())
-    except IntegrityError:  # the same key came twice at once, and the other one was quicker
+            return place(session, order_id, new.customer_id, new.lines, new.model_dump_json())
+    except IntegrityError:  # this Idempotency-Key has an order already
         with sessions() as session:
             return session.get_one(Order, order_id)

@@ -14,14 +14,10 @@ from kafkasaga.examples.order_system.front import NewOrder
 from kafkasaga.examples.order_system.inventory import Stock
 from kafkasaga.examples.order_system.order import ENDED, Change, Order, Status
 from kafkasaga.examples.order_system.payment import Charge, Refund
-from kafkasaga.saga.transitions import fold
-from kafkasaga.stores import Queries
+from kafkasaga.runtime.operator import Operator
 
 from .databases import Database
 from .seed import INITIAL_STOCK
-
-EVERYTHING = 10_000_000
-"""More sagas than a demo has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class Check:
 
     def __init__(self, databases: Mapping[str, Database]) -> None:
         self._databases = databases
-        self._queries = {name: database.store.queries() for name, database in databases.items()}
+        self._operators = {name: Operator(database.store) for name, database in databases.items()}
 
     def by_status(self) -> Counter[Status]:
         with self._session("order") as session:
@@ -64,12 +60,12 @@ class Check:
         """Nothing is under way any more: no message, no saga, no reservation."""
         with self._session("inventory") as session:
             held = session.scalar(select(func.sum(Stock.reserved)))
-        counts = [queries.counts() for queries in self._queries.values()]
+        counts = [operator.counts() for operator in self._operators.values()]
         return not held and not any(c.outbox or c.parked or c.sagas for c in counts)
 
     def invariants(self, placed: Collection[UUID]) -> dict[str, bool]:
         """Name → whether it holds."""
-        counts = [queries.counts() for queries in self._queries.values()]
+        counts = [operator.counts() for operator in self._operators.values()]
         with self._session("order") as orders, self._session("inventory") as stock, self._session("payment") as money:
             completed = orders.execute(select(Order.total, Order.request).where(Order.status == Status.COMPLETED)).all()
             known = set(orders.scalars(select(Order.id)))
@@ -89,23 +85,16 @@ class Check:
             "no unsent outbox row": all(c.outbox == 0 and c.blocked == 0 for c in counts),
             "nothing parked": all(c.parked == 0 and c.dead == 0 for c in counts),
             "every saga ended": all(not c.sagas for c in counts),
-            "saga log folds to every saga's state": all(map(_folds, self._queries.values())),
+            "saga log folds to every saga's state": all(
+                problem is None for operator in self._operators.values() for _, problem in operator.verify_all()
+            ),
         }
 
-    def sagas(self) -> int:
-        """How many sagas there are, in all."""
-        return sum(len(queries.sagas(limit=EVERYTHING)) for queries in self._queries.values())
-
-    def queries(self, service: str) -> Queries:
-        return self._queries[service]
+    def operator(self, service: str) -> Operator:
+        return self._operators[service]
 
     def _session(self, service: str) -> Session:
         return Session(self._databases[service].store.engine)
-
-
-def _folds(queries: Queries) -> bool:
-    ids = [summary.saga_id for summary in queries.sagas(limit=EVERYTHING)]
-    return all(fold(entry.event for entry in queries.log(id)) == queries.instance(id) for id in ids)
 
 
 def _sum(amounts: Iterable[Decimal | None]) -> Decimal:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from kafkasaga.runtime.operator import Operator
 from kafkasaga.saga.events import (
     Cancelled,
     CommandSent,
@@ -18,7 +19,6 @@ from kafkasaga.saga.events import (
     StepFailed,
     StepSucceeded,
 )
-from kafkasaga.stores import Queries
 
 from .check import Check
 
@@ -53,13 +53,15 @@ class Line:
 
 def story(check: Check, order_id: UUID) -> list[Line]:
     """Everything that happened to an order, in order."""
-    lines = [line for service, saga in SAGAS.items() for line in _of_saga(check.queries(service), saga, str(order_id))]
+    lines = [line for service, saga in SAGAS.items() for line in _of_saga(check.operator(service), saga, str(order_id))]
     return sorted(lines, key=lambda line: line.at)
 
 
-def _of_saga(queries: Queries, saga: str, key: str) -> Iterator[Line]:
-    for summary in queries.sagas(name=saga, key=key):
-        for entry in queries.log(summary.saga_id):
+def _of_saga(operator: Operator, saga: str, key: str) -> Iterator[Line]:
+    for summary in operator.sagas(name=saga, key=key):
+        history = operator.saga(summary.saga_id)
+        assert history is not None
+        for entry in history.log:
             remark = REMARKS.get(type(entry.event), "").format(entry.event)
             for arrow, topic in _messages(entry.event):
                 yield Line(entry.at, saga, arrow, topic, remark)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kafkasaga import Settings
-from kafkasaga.kafka import Topics, create_topics
-from kafkasaga.testing.embedded import EmbeddedKafka
+from kafkasaga.kafka import Topics
+from kafkasaga.testing import EmbeddedKafka
 
 from .databases import SERVICES, Database, databases
 from .processes import ServiceProcess, run_command, stop_all, web_command
@@ -58,12 +58,14 @@ def running_system(bootstrap_servers: str | None, database_url: str | None, fold
 
 
 def _make_topics(settings: Settings, ready: Mapping[str, Database]) -> None:
-    create_topics(settings, sorted({topic for service in SERVICES for topic in service.reads | service.writes}))
+    topics = Topics(settings)
+    made = topics.create(sorted({topic for service in SERVICES for topic in service.reads | service.writes}))
     for database in ready.values():
         if database.new:
             # What lies in the topics by now is of other runs, with other databases.
+            ends = topics.ends(database.service.reads.difference(made))
             with database.store.begin() as unit_of_work:
-                unit_of_work.advance(database.service.name, Topics(settings).ends(database.service.reads))
+                unit_of_work.advance(database.service.name, ends)
 
 
 def _process(database: Database, settings: Settings, port: int, folder: Path) -> ServiceProcess:

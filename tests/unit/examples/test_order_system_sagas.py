@@ -27,7 +27,7 @@ from kafkasaga.examples.order_system.contracts import (
     ValidateCustomer,
     ValidateInventory,
 )
-from kafkasaga.examples.order_system.orchestrator import PlaceOrder, Placement
+from kafkasaga.examples.order_system.orchestrator import Placement, PlaceOrder
 from kafkasaga.examples.order_system.order import ValidateOrder, Validation
 from kafkasaga.testing import Scenario, scenario
 

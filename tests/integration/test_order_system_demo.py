@@ -1,0 +1,82 @@
+"""The demo, end to end: five processes, every invariant checked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kafkasaga.examples.order_system.demo import DemoOptions, run
+from tests.support import KafkaServer, PostgresServer
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def facts(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
+def test_every_kind_of_order_ends_as_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "facts.json"
+    assert run(DemoOptions(orders=20, json_file=file, time_limit=120)) == 0
+    told = facts(file)
+    assert told["outcomes"] == {"completed": 16, "cancelled": 3, "rejected": 1}
+    assert set(told["invariants"].values()) == {True}
+    assert told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
+    assert told["sagas_per_second"] > 0
+    assert told["kills"] == 0
+    shown = capsys.readouterr().out
+    for topic in ("customer.validate.request", "payment.refund", "inventory.release", "order.cancelled"):
+        assert topic in shown
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
+def test_killed_services_lose_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "facts.json"
+    assert run(DemoOptions(orders=20, seed=7, chaos=True, kills_each=1, json_file=file, time_limit=150)) == 0
+    told = facts(file)
+    assert told["kills"] == 5
+    assert sum(told["outcomes"].values()) == 20
+    assert set(told["invariants"].values()) == {True}
+
+
+@pytest.mark.parametrize(
+    ("name", "chaos"),
+    [
+        pytest.param("shop", False, id="new databases"),
+        pytest.param("shop", True, id="the same ones again, with chaos"),
+        pytest.param("branch", False, id="other databases, on topics that hold earlier runs"),
+    ],
+)
+def test_it_runs_on_kafka_and_postgresql(
+    tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer, name: str, *, chaos: bool
+) -> None:
+    file = tmp_path / "facts.json"
+    options = DemoOptions(
+        orders=10,
+        chaos=chaos,
+        kills_each=1,
+        bootstrap_servers=kafka.bootstrap_servers,
+        database_url=postgres.url(name),
+        json_file=file,
+        time_limit=150,
+    )
+    assert run(options) == 0
+    assert sum(facts(file)["outcomes"].values()) == 10
+
+
+def test_a_database_that_is_not_postgresql_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(DemoOptions(database_url="sqlite:///shop.sqlite")) == 1
+    assert "postgresql+psycopg://" in capsys.readouterr().out
+
+
+def test_a_service_that_ends_by_itself_ends_the_demo(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kafkasaga.examples.order_system.demo.system.PACKAGE", "kafkasaga.examples.no_such_system")
+    assert run(DemoOptions(orders=5, time_limit=60)) == 1
+    assert "service ended with status" in capsys.readouterr().out
