@@ -184,9 +184,11 @@ def _side_by_side(flow: Flow[Any], names: Mapping[int, str]) -> Iterator[str]:
                     None
                 )
             if isinstance(step, WaitFor):
+                whom = " and ".join(map(repr, sorted({one, two})))
                 for shared in sorted(_takes(step) & _takes(other)):
-                    pair = " and ".join(repr(name) for name in sorted((one, two)))
-                    found[f"steps {pair} may wait for {shared!r} at once; an event has one taker [KS305]"] = None
+                    found[f"step {whom}: several may wait for {shared!r} at once; an event has one taker [KS305]"] = (
+                        None
+                    )
     yield from found
 
 

@@ -94,7 +94,7 @@ RULES: dict[str, tuple[Body, dict[str, Any], str]] = {
     "KS302": (body(ship=retriable(), reserve=reserving()), {}, "step 'ship' is retriable .* 'reserve' comes after"),
     "KS303": (beside(pay=pivot(), ship=retriable()), {}, "pivot 'pay' runs beside 'ship'"),
     "KS304": (beside(ship=retriable(), reserve=reserving()), {}, "step 'ship' is retriable .* runs beside 'reserve'"),
-    "KS305": (beside(one=approving(), two=approving()), {}, "steps 'one' and 'two' may wait for 'approved' at once"),
+    "KS305": (beside(one=approving(), two=approving()), {}, "step 'one' and 'two': several may wait for 'approved'"),
 }
 
 
