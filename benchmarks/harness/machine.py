@@ -80,7 +80,7 @@ class Machine:
             "bootstrap.servers": self.bootstrap_servers,
             "group.id": "bench-observer",
             "enable.auto.commit": False,
-            "enable.partition.eof": False,
+            "isolation.level": "read_uncommitted",  # to see where a load ends that is written but not yet published
             "fetch.wait.max.ms": 20,
             "log_level": 3,
         }

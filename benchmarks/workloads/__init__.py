@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 def workloads() -> tuple[Workload, ...]:
     """All of them, in the order in which they run."""
-    from benchmarks.workloads import relay
+    from benchmarks.workloads import consume, relay
 
-    return (relay.workload(),)
+    return (relay.workload(), consume.workload())
