@@ -60,6 +60,7 @@ class Runner:
         self._roles: list[Role] = [role for role in ROLES if role in roles]
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
+        self._started = False
         # A signal handler may interrupt whoever holds the lock of an Event; a SimpleQueue it may always use.
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -102,6 +103,7 @@ class Runner:
             self._running.append(_Running(role, loop, thread))
         for running in self._running:
             running.thread.start()
+        self._started = True
         log.info("service started", service=service.name, roles=[r.role for r in self._running])
         return True
 
@@ -123,6 +125,8 @@ class Runner:
         if self._store is not None:
             self._store.close()
             self._store = None
+        if self._started:
+            self._started = False
             log.info("service stopped", service=self._service.name)
         if self._failure is not None:
             failure, self._failure = self._failure, None

@@ -15,6 +15,7 @@ import sqlite3
 from typing import Any, Final
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
 from kafkasaga.errors import ConfigurationError
 
@@ -48,7 +49,7 @@ def create_library_engine(
     Raises:
         ConfigurationError: for another kind of database.
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     match parsed.get_backend_name():
         case "postgresql":
             return _postgresql(parsed, lock_timeout, idle_in_transaction_timeout, options)
@@ -56,6 +57,16 @@ def create_library_engine(
             return _sqlite(parsed, options)
         case other:
             raise ConfigurationError(f"kafkasaga keeps its tables in PostgreSQL or SQLite, not in {other!r}")
+
+
+def _parsed(url: str | URL) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # whose texts may hold the password
+        raise ConfigurationError(
+            "the database URL cannot be read; write it like postgresql+psycopg://user:password@host:5432/database "
+            "or sqlite:///file.db, with %-escapes for special characters in the password"
+        ) from None
 
 
 def _postgresql(url: URL, lock_timeout: float, idle_timeout: float, options: dict[str, Any]) -> Engine:
