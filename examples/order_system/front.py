@@ -5,7 +5,7 @@ An order is accepted (202) before anybody was asked; its address says what becam
 draft of that header has it: sending it again will never help (409 is for a conflict that passes).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The web application, with the service's consumer, relay and timekeeper beside it in one process."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         loaded = settings or Settings.load()
         engine = create_engine(loaded.database_url.get_secret_value(), pool_pre_ping=True)
         app.state.sessions = sessionmaker(engine, expire_on_commit=False)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from uuid import UUID
 
 import httpx
@@ -55,10 +56,10 @@ class Customers:
                 answer = await client.post("/orders", json=order.body, headers={"Idempotency-Key": key})
             except httpx.TransportError:
                 answer = None
-            if answer is not None and answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            if answer is not None and not answer.is_server_error:
                 break
             self.retries += 1
             await asyncio.sleep(PAUSE_SECONDS)
-        if answer.status_code != httpx.codes.ACCEPTED:
+        if answer.status_code != HTTPStatus.ACCEPTED:
             raise FrontError(f"POST /orders: {answer.status_code} {answer.text}")
         self.placed[UUID(answer.headers["Location"].rpartition("/")[2])] = sent

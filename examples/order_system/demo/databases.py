@@ -1,6 +1,6 @@
 """One database for each service, made ready: created, migrated, filled."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Database:
 
 
 @contextmanager
-def databases(base: str | None, folder: Path) -> Iterator[dict[str, Database]]:
+def databases(base: str | None, folder: Path) -> Generator[dict[str, Database]]:
     """The databases of all services, by name: SQLite files in ``folder``, or PostgreSQL ones named after ``base``."""
     ready: dict[str, Database] = {}
     try:

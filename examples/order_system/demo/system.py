@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class System:
 
 
 @contextmanager
-def running_system(bootstrap_servers: str | None, database_url: str | None, folder: Path) -> Iterator[System]:
+def running_system(bootstrap_servers: str | None, database_url: str | None, folder: Path) -> Generator[System]:
     """Start everything; stop it in good order at the end of the block. Nothing is waited for."""
     with ExitStack() as stack:
         kafka: dict[str, Any] = {}
