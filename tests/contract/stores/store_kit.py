@@ -37,20 +37,20 @@ class Threads:
         assert running.wait(WITHIN)
         return future
 
-    def start_and_block(self, work: Callable[[], T]) -> Future[T]:
-        """Run what has to wait for the test's own transaction; return when it waits (on SQLite: when it runs)."""
+    def start_and_block(self, work: Callable[[], T], *, waiting: int = 1) -> Future[T]:
+        """Run what has to wait for another transaction; return when ``waiting`` do (on SQLite: when it runs)."""
         future = self.start(work)
         if self._store.engine.dialect.name == "postgresql":
-            until(lambda: future.done() or self._someone_waits())
+            until(lambda: future.done() or self._waiting() == waiting)
         assert not future.done(), "it did not wait"
         return future
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
 
-    def _someone_waits(self) -> bool:
+    def _waiting(self) -> int:
         with self._store.engine.connect() as connection:
-            return bool(connection.scalar(text(WAITING)))
+            return connection.scalar(text(WAITING)) or 0
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, inspect, text
 
 from kafkasaga.errors import SchemaError
@@ -108,6 +109,13 @@ class TestCheck:
         with engine.begin() as connection:
             connection.execute(text("UPDATE kafkasaga_version SET version_num = '9999'"))
         with pytest.raises(SchemaError, match="newer than this kafkasaga; upgrade the kafkasaga package"):
+            check(engine, tables)
+
+    def test_old_tables(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        tables = Tables(MetaData())
+        upgrade(engine, tables)
+        monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _: "0002")
+        with pytest.raises(SchemaError, match=r"old version '0001'; run: kafkasaga db upgrade$"):
             check(engine, tables)
 
     def test_a_table_that_was_dropped(self, engine: Engine) -> None:

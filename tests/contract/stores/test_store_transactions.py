@@ -1,6 +1,9 @@
 """A unit of work as a transaction, the session it gives to handlers, and what errors become (invariant I1)."""
 
 import sqlite3
+from collections.abc import Callable
+from functools import partial
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -9,11 +12,14 @@ from sqlalchemy.orm import Session
 
 from kafkasaga import Outbox
 from kafkasaga.errors import ConfigurationError, DatabaseUnavailable, DefinitionError, SerializationConflict
-from kafkasaga.ports import TopicPartition
+from kafkasaga.messages import Operation
+from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, ParkedKey, ParkedStatus, TopicPartition
 from kafkasaga.stores import SqlStore, Tables, create_store
 from kafkasaga.stores.migrations import upgrade
 from tests.contract.stores.business import Base, Order, created, orders
+from tests.contract.stores.store_kit import counted_statements
 from tests.contract.stores.test_store_outbox import outbox, rows
+from tests.contract.stores.test_store_parked import NOW, parked
 from tests.contract.stores.test_store_relay_queue import LONG, envelope
 from tests.support import PostgresServer
 
@@ -94,6 +100,48 @@ class TestHandlerSession:
         with pytest.raises(IntegrityError), store.begin() as uow:  # noqa: PT012
             uow.session.add(Order(id=1))
             uow.flush()
+
+
+class TestStatementCounts:
+    """One statement each, however many rows; of sagas, see there."""
+
+    def test_of_a_batch(self, store: SqlStore) -> None:
+        keys = [InboxKey("billing", "shop", uuid4()) for _ in range(100)]
+        barrier = {BarrierKey(uuid4(), "pay", 0, Operation.ACTION): BarrierEntry(Outcome.DONE) for _ in range(100)}
+        with store.begin() as uow, counted_statements(store) as statements:
+            calls: list[Callable[[], object]] = [
+                partial(uow.claim_inbox, keys),
+                partial(uow.claim_barrier, barrier.keys()),
+                partial(uow.settle_barrier, barrier),
+                partial(uow.add_outbox, [envelope() for _ in range(100)]),
+                partial(uow.advance, "shop", {TopicPartition("orders", n): n for n in range(100)}),
+                partial(uow.parked_lanes, [ParkedKey("billing", "orders", bytes([n])) for n in range(100)]),
+                partial(uow.park, [parked(offset=n) for n in range(100)]),
+                partial(uow.claim_parked, NOW),
+                partial(uow.unpark, 1),
+                partial(uow.repark, 2, error="again", status=ParkedStatus.WAITING, attempts=2, next_at=NOW),
+            ]
+            for count, call in enumerate(calls, start=1):
+                call()
+                assert len(statements) == count, call
+
+    def test_a_barrier_that_is_taken_takes_two(self, store: SqlStore) -> None:
+        entries = {BarrierKey(uuid4(), "pay", 0, Operation.ACTION): BarrierEntry(Outcome.DONE) for _ in range(100)}
+        with store.begin() as uow:
+            uow.claim_barrier(entries)
+            uow.settle_barrier(entries)
+        with store.begin() as uow, counted_statements(store) as statements:
+            assert uow.claim_barrier(entries) == entries
+        assert len(statements) == 2
+
+    def test_of_the_store(self, store: SqlStore) -> None:
+        with counted_statements(store) as statements:
+            store.positions("shop", [TopicPartition("orders", n) for n in range(100)])
+            store.due_sagas(NOW, 100)
+            store.next_due()
+            store.unsent([uuid4() for _ in range(100)])
+            store.live_versions()
+        assert len(statements) == 5
 
 
 class TestErrors:
