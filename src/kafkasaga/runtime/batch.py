@@ -22,6 +22,7 @@ from datetime import datetime
 
 import structlog
 import tenacity
+from tenacity.wait import WaitBaseT
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope, Record
@@ -165,7 +166,7 @@ class BatchRunner:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type((TaskFailed, CommitFailed)),
                 stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_after_delay(SECONDS_IN_PROCESS),
-                wait=tenacity.wait_exponential_jitter(initial=0.02, max=0.3, jitter=0.02),
+                wait=_back_off(0.02, longest=0.3),
                 sleep=self._sender.clock.sleep,
                 reraise=True,
             ):
@@ -182,7 +183,7 @@ class BatchRunner:
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
             stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | tenacity.stop_after_delay(SECONDS_OF_CONFLICTS),
-            wait=tenacity.wait_exponential_jitter(initial=0.005, max=0.2, jitter=0.01),
+            wait=_back_off(0.005, longest=0.2),
             sleep=self._sender.clock.sleep,
             reraise=True,
         ):
@@ -297,6 +298,10 @@ class BatchRunner:
             status=status.value,
             error=repr(error),
         )
+
+
+def _back_off(first: float, *, longest: float) -> WaitBaseT:
+    return tenacity.wait_exponential(multiplier=first, max=longest) + tenacity.wait_random(0, first)
 
 
 def _positions(records: Sequence[Record]) -> dict[TopicPartition, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache, partial
 from threading import Event
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import URL, Connection, Dialect, Engine
+from sqlalchemy import URL, Connection, Dialect, Engine, RootTransaction
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DefinitionError
@@ -69,7 +69,7 @@ class SqlStore:
                 unit.flush()
                 # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
                 # has rolled back and swallowed the error. `commit` raises then.
-                transaction.commit()
+                _commit(connection, transaction)
             finally:
                 session = unit.existing_session
                 if isinstance(session, HandlerSession):
@@ -131,6 +131,17 @@ class SqlStore:
     def _reading(self) -> Generator[Connection]:
         with translated(), self._reads.connect() as connection:
             yield connection
+
+
+def _commit(connection: Connection, transaction: RootTransaction) -> None:
+    try:
+        transaction.commit()
+    except BaseException:
+        # SQLite keeps a transaction open whose commit a deferred constraint refused; for SQLAlchemy it has ended, so that
+        # the connection's next user would find it under way.
+        with suppress(Exception):
+            connection.connection.rollback()
+        raise
 
 
 def enlist(session: Any, tables: Tables | Outbox) -> SqlUnitOfWork:

@@ -1,0 +1,260 @@
+"""The barrier's table, row by row (invariant I9), and who gets a barrier's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
+
+from kafkasaga import Service
+from kafkasaga.messages import Mark, Operation
+from kafkasaga.ports import Outcome
+from kafkasaga.testing.broker import MemoryBroker
+from tests.unit.runtime.kit import (
+    Ledger,
+    Node,
+    NotReserved,
+    Release,
+    Released,
+    Reserve,
+    Reserved,
+    VirtualClock,
+    attributes,
+    bodies,
+    context,
+    send,
+)
+
+ACTION, COMPENSATION = Operation.ACTION, Operation.COMPENSATION
+
+
+class Inventory:
+    """A participant that counts how often its handlers ran."""
+
+    def __init__(self, broker: MemoryBroker, clock: VirtualClock) -> None:
+        self.ran: list[str] = []
+        self.refuses = False
+        service = Service("inventory", outbox=Ledger().outbox)
+
+        @service.handler
+        def reserve(command: Reserve) -> Reserved | NotReserved:
+            self.ran.append("reserve")
+            return NotReserved(id=command.id) if self.refuses else Reserved(id=command.id)
+
+        @service.handler
+        def release(command: Release) -> Released:
+            self.ran.append("release")
+            return Released(id=command.id)
+
+        self.node, self.broker = Node(service, broker, clock), broker
+
+    def run(self) -> None:
+        self.node.consume()
+        self.node.publish()
+
+    def marks(self, topic: str) -> list[Mark | None]:
+        return [a.saga.mark if a.saga else None for a in attributes(self.broker, topic)]
+
+    def barrier(self) -> dict[Operation, Outcome]:
+        rows = self.node.rows(self.node.store.tables.barrier)
+        return {Operation(row.op): Outcome(row.outcome) for row in rows}
+
+
+@pytest.fixture
+def inventory(broker: MemoryBroker, clock: VirtualClock) -> Inventory:
+    return Inventory(broker, clock)
+
+
+@pytest.fixture
+def saga() -> UUID:
+    return uuid4()
+
+
+Between = Callable[[], None]
+
+
+@pytest.fixture(params=["one batch", "two batches"])
+def between(request: pytest.FixtureRequest, inventory: Inventory) -> Between:
+    """Called between two messages: they meet in one transaction, or the second one finds what the first one left."""
+    return inventory.run if request.param == "two batches" else lambda: None
+
+
+def test_i09_an_action_without_barrier_row_runs(inventory: Inventory, saga: UUID) -> None:
+    command = send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    inventory.run()
+    assert inventory.ran == ["reserve"]
+    (reply,) = attributes(inventory.broker, "reserved")
+    assert reply.saga is not None
+    assert (reply.saga.saga_id, reply.saga.command_id, reply.saga.mark) == (saga, command, None)
+
+
+def test_i09_an_action_that_comes_again_gets_its_first_reply(
+    inventory: Inventory, saga: UUID, between: Between
+) -> None:
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    between()
+    again = send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    inventory.run()
+    assert inventory.ran == ["reserve"]
+    first, second = attributes(inventory.broker, "reserved")
+    assert first.id != second.id
+    assert second.saga is not None
+    assert (second.saga.mark, second.saga.command_id) == (Mark.REPEATED, again)
+    assert bodies(inventory.broker, "reserved") == [b'{"id":"1"}', b'{"id":"1"}']
+
+
+def test_a02_an_action_after_its_compensation_does_nothing(inventory: Inventory, saga: UUID) -> None:
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+    inventory.run()
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    inventory.run()
+    assert inventory.ran == []
+    assert inventory.marks("reserved") == [Mark.SUPERSEDED]
+
+
+def test_a01_a_compensation_without_its_action_does_nothing(inventory: Inventory, saga: UUID) -> None:
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+    inventory.run()
+    assert inventory.ran == []
+    assert inventory.marks("released") == [Mark.EMPTY]
+    assert bodies(inventory.broker, "released") == [None]
+    assert inventory.barrier() == {ACTION: Outcome.SUPERSEDED, COMPENSATION: Outcome.EMPTY}
+
+
+def test_i09_a_compensation_after_an_action_that_failed_does_nothing(
+    inventory: Inventory, saga: UUID, between: Between
+) -> None:
+    inventory.refuses = True
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    between()
+    failures = ("not-reserved",)
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION, failures=failures))
+    inventory.run()
+    assert inventory.ran == ["reserve"]
+    assert inventory.marks("released") == [Mark.EMPTY]
+
+
+def test_i09_a_compensation_after_an_action_that_succeeded_runs(
+    inventory: Inventory, saga: UUID, between: Between
+) -> None:
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    between()
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION, failures=("not-reserved",)))
+    inventory.run()
+    assert inventory.ran == ["reserve", "release"]
+    assert inventory.marks("released") == [None]
+    assert inventory.barrier() == {ACTION: Outcome.DONE, COMPENSATION: Outcome.DONE}
+
+
+def test_i09_a_compensation_that_comes_again_gets_its_first_reply(
+    inventory: Inventory, saga: UUID, between: Between
+) -> None:
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+    inventory.run()
+    for _ in range(2):
+        send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+        between()
+    inventory.run()
+    assert inventory.ran == ["reserve", "release"]
+    assert inventory.marks("released") == [None, Mark.REPEATED, Mark.REPEATED]
+
+
+def test_i09_an_empty_compensation_that_comes_again_is_empty_again(
+    inventory: Inventory, saga: UUID, between: Between
+) -> None:
+    for _ in range(2):
+        send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+        between()
+    inventory.run()
+    assert inventory.ran == []
+    assert inventory.marks("released") == [Mark.EMPTY, Mark.EMPTY]
+
+
+def test_a_new_generation_is_a_new_attempt(inventory: Inventory, saga: UUID) -> None:
+    inventory.refuses = True
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    inventory.run()
+    inventory.refuses = False
+    send(inventory.broker, Reserve(id="1"), saga=context(saga, generation=1))
+    inventory.run()
+    assert inventory.ran == ["reserve", "reserve"]
+    assert inventory.marks("reserved") == [None]
+
+
+def test_what_a_failing_handler_claimed_is_given_back(inventory: Inventory, saga: UUID) -> None:
+    service = Service("broken", outbox=Ledger().outbox)
+
+    @service.handler
+    def reserve(command: Reserve) -> Reserved:
+        raise ValueError
+
+    node = Node(service, inventory.broker, inventory.node.clock)
+    send(inventory.broker, Reserve(id="1"), saga=context(saga))
+    node.consume()
+    assert node.count("barrier") == 0
+    assert node.count("parked_message") == 1
+
+
+def test_only_the_guarded_handler_answers_in_the_name_of_the_step(
+    broker: MemoryBroker, clock: VirtualClock, saga: UUID
+) -> None:
+    service = Service("two", outbox=Ledger().outbox)
+
+    @service.handler
+    def reserve(command: Reserve) -> Reserved:
+        return Reserved(id=command.id)
+
+    @service.handler(consumer="two.audit")
+    def audit(command: Reserve) -> Released:
+        return Released(id=command.id)
+
+    node = Node(service, broker, clock)
+    send(broker, Reserve(id="1"), saga=context(saga))
+    node.consume()
+    node.publish()
+    assert [a.saga is None for a in attributes(broker, "reserved")] == [False]
+    assert [a.saga is None for a in attributes(broker, "released")] == [True]
+
+
+@pytest.mark.parametrize("mark", list(Mark))
+def test_a_handler_that_listens_to_replies_does_not_get_a_barriers_answers(
+    broker: MemoryBroker, clock: VirtualClock, saga: UUID, mark: Mark
+) -> None:
+    heard: list[str] = []
+    service = Service("listener", outbox=Ledger().outbox)
+
+    @service.handler
+    def listen(event: Released) -> None:
+        heard.append(event.id)
+
+    node = Node(service, broker, clock)
+    answer = context(saga, COMPENSATION, command_id=uuid4())
+    send(broker, Released(id="first"), saga=answer)
+    send(broker, Released(id="again"), saga=context(saga, COMPENSATION, command_id=uuid4(), mark=mark))
+    node.consume()
+    assert heard == ["first"]
+    assert node.count("parked_message") == 0
+
+
+def test_what_a_listener_returns_is_no_reply(broker: MemoryBroker, clock: VirtualClock, saga: UUID) -> None:
+    service = Service("listener", outbox=Ledger().outbox)
+
+    @service.handler
+    def listen(event: Reserved) -> Released:
+        return Released(id=event.id)
+
+    node = Node(service, broker, clock)
+    send(broker, Reserved(id="1"), saga=context(saga, command_id=uuid4()))
+    node.consume()
+    node.publish()
+    assert [a.saga for a in attributes(broker, "released")] == [None]
+
+
+def test_equal_ids_of_two_sources_are_answered_under_two_ids(inventory: Inventory) -> None:
+    same = uuid4()
+    for source in ("one", "two"):
+        send(inventory.broker, Reserve(id="1"), id=same, source=source)
+    inventory.run()
+    assert len({a.id for a in attributes(inventory.broker, "reserved")}) == 2

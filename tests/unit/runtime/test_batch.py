@@ -1,0 +1,354 @@
+"""A batch is one transaction; what happens to it when one of its messages fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from kafkasaga import Service, exponential
+from kafkasaga.ports import ParkedStatus, TopicPartition
+from kafkasaga.runtime import batch
+from kafkasaga.testing.broker import MemoryBroker
+from tests.unit.runtime.kit import Begun, Ledger, Node, Reserve, Reserved, VirtualClock, attributes, orchestrator, send
+
+Fault = Callable[[Session], None]
+
+
+class Shop:
+    """A service whose handler writes a row, and fails for the ids that a test names."""
+
+    def __init__(self, broker: MemoryBroker, clock: VirtualClock) -> None:
+        self.broker, self.ledger = broker, Ledger()
+        self.faults: dict[str, Fault] = {}
+        self.tried: list[str] = []
+        service = Service(
+            "svc", outbox=self.ledger.outbox, parking=exponential(attempts=3, first=timedelta(seconds=10))
+        )
+
+        @service.handler
+        def reserve(command: Reserve, session: Session) -> Reserved:
+            self.tried.append(command.id)
+            session.execute(insert(self.ledger.entries).values(id=command.id))
+            if command.id in self.faults:
+                self.faults[command.id](session)
+            return Reserved(id=command.id)
+
+        self.node = Node(service, broker, clock)
+
+    def send(self, *ids: str) -> None:
+        for id in ids:
+            send(self.broker, Reserve(id=id))
+
+    def handled(self) -> list[str]:
+        return self.ledger.ids(self.node)
+
+    def parked(self) -> list[str]:
+        return [(parked.record.key or b"").decode() for parked in self.node.parked()]
+
+    def refused_at_flush(self, session: Session) -> None:
+        session.add(_row(self.ledger, once="taken"))
+        session.add(_row(self.ledger, once="taken"))
+
+    def refused_at_commit(self, session: Session) -> None:
+        session.execute(insert(self.ledger.entries).values(id="orphan", parent=999))
+
+
+def raises(_: Session) -> None:
+    raise ValueError("no such article")
+
+
+def swallows(session: Session) -> None:
+    """Ends the batch's transaction behind everybody's back."""
+    session.connection().get_transaction().rollback()  # type: ignore[union-attr]
+
+
+def _row(ledger: Ledger, **values: object) -> object:
+    from sqlalchemy.orm import registry
+
+    known = ledger.entries.info.get("class")
+    if known is None:
+        known = ledger.entries.info["class"] = type("Entry", (), {})
+        registry(metadata=ledger.metadata).map_imperatively(known, ledger.entries)
+    row = known()
+    row.id = "flushed"
+    for name, value in values.items():
+        setattr(row, name, value)
+    return row
+
+
+@pytest.fixture
+def shop(broker: MemoryBroker, clock: VirtualClock) -> Shop:
+    return Shop(broker, clock)
+
+
+def test_i01_a_batch_is_one_transaction(shop: Shop) -> None:
+    shop.send("a", "b", "c")
+    transactions = shop.node.transactions()
+    shop.node.consume()
+    assert shop.handled() == ["a", "b", "c"]
+    assert transactions.count("commit") == 1
+    assert shop.node.count("outbox") == shop.node.count("inbox") == 3
+
+
+@pytest.mark.parametrize("failing", range(5))
+def test_i13_a_message_that_raises_is_parked_and_the_others_are_handled(shop: Shop, failing: int) -> None:
+    ids = ["a", "b", "c", "d", "e"]
+    shop.faults[ids[failing]] = raises
+    shop.send(*ids)
+    shop.node.consume()
+    assert shop.handled() == [id for id in ids if id != ids[failing]]
+    assert shop.parked() == [ids[failing]]
+    assert shop.node.count("outbox") == 4
+    assert shop.node.count("inbox") == 5
+    assert shop.broker.offset("svc", TopicPartition("reserve", 0)) == 5
+
+
+def test_what_came_before_the_failure_commits_as_one_batch_and_so_does_the_rest(shop: Shop) -> None:
+    shop.faults["d"] = raises
+    shop.send("a", "b", "c", "d", "e", "f", "g")
+    transactions = shop.node.transactions()
+    shop.node.consume()
+    assert shop.tried == [*"abcd", *"abc", *["d"] * batch.ATTEMPTS_IN_PROCESS, *"efg"]
+    assert [kind for kind in transactions if kind == "commit"] == ["commit"] * 3  # before, parked, rest
+
+
+@pytest.mark.parametrize("fault", ["refused_at_flush", "refused_at_commit", "swallows"])
+@pytest.mark.parametrize("failing", ["a", "d", "h"])
+def test_i13_what_the_database_refuses_at_the_end_is_found_and_parked(shop: Shop, fault: str, failing: str) -> None:
+    shop.faults[failing] = swallows if fault == "swallows" else getattr(shop, fault)
+    shop.send(*"abcdefgh")
+    shop.node.consume()
+    assert shop.handled() == [id for id in "abcdefgh" if id != failing]
+    assert shop.parked() == [failing]
+
+
+def test_a_passing_failure_is_not_parked(shop: Shop) -> None:
+    def once(session: Session) -> None:
+        del shop.faults["b"]
+        raise ConnectionError
+
+    shop.faults["b"] = once
+    shop.send("a", "b", "c")
+    shop.node.consume()
+    assert shop.handled() == ["a", "b", "c"]
+    assert shop.parked() == []
+
+
+def test_where_many_fail_they_are_not_waited_for(shop: Shop, clock: VirtualClock) -> None:
+    ids = [str(n) for n in range(200)]
+    shop.faults |= dict.fromkeys(ids[::2], raises)
+    shop.send(*ids)
+    began = clock.monotonic()
+    shop.node.consume()
+    assert clock.monotonic() - began < 2 * batch.SECONDS_IN_PROCESS
+    assert len(shop.parked()) == 100
+
+
+def test_a_conflict_is_tried_again_as_a_whole(shop: Shop) -> None:
+    conflicts = iter(range(2))
+
+    def conflict(session: Session) -> None:
+        if next(conflicts, None) is not None:
+            raise OperationalError("select", {}, _Deadlock())
+
+    shop.faults["b"] = conflict
+    shop.send("a", "b", "c")
+    shop.node.consume()
+    assert shop.tried == [*"ab", *"ab", *"abc"]
+    assert shop.handled() == ["a", "b", "c"]
+
+
+class _Deadlock(Exception):
+    sqlstate = "40P01"
+
+
+def test_a_conflict_without_end_is_parked_alone(shop: Shop) -> None:
+    def conflict(session: Session) -> None:
+        raise OperationalError("select", {}, _Deadlock())
+
+    shop.faults["b"] = conflict
+    shop.send("a", "b", "c")
+    shop.node.consume()
+    assert shop.handled() == ["a", "c"]
+    assert shop.parked() == ["b"]
+
+
+def test_a04_the_same_message_twice_takes_effect_once(shop: Shop) -> None:
+    same = uuid4()
+    send(shop.broker, Reserve(id="a"), id=same)
+    send(shop.broker, Reserve(id="a"), id=same)
+    shop.node.consume()
+    send(shop.broker, Reserve(id="a"), id=same)
+    shop.node.consume()
+    assert shop.handled() == ["a"]
+    assert shop.node.count("outbox") == 1
+
+
+def test_i03_equal_ids_of_two_sources_are_two_messages(shop: Shop) -> None:
+    same = uuid4()
+    send(shop.broker, Reserve(id="a"), id=same, source="one")
+    send(shop.broker, Reserve(id="a"), id=same, source="two")
+    shop.node.consume()
+    assert shop.handled() == ["a", "a"]
+
+
+def test_a_batch_that_is_run_again_sends_the_same_ids(broker: MemoryBroker, clock: VirtualClock) -> None:
+    for _ in range(2):
+        shop = Shop(broker, clock)  # with a database that knows nothing, and a group that has read nothing
+        if not broker.records("reserve"):
+            shop.send("a", "b")
+        broker.commit("svc", {TopicPartition("reserve", 0): 0})
+        shop.node.consume()
+        shop.node.publish()
+        shop.node.loop._consumer.close()
+    ids = [a.id for a in attributes(broker, "reserved")]
+    assert ids[:2] == ids[2:]
+
+
+# ---- parking
+
+
+def test_i04_later_messages_of_a_parked_key_wait_behind_it(shop: Shop) -> None:
+    shop.faults["a"] = raises
+    shop.send("a", "b", "a")
+    shop.node.consume()
+    shop.send("a", "b")
+    shop.node.consume()
+    assert shop.handled() == ["b", "b"]
+    assert shop.parked() == ["a", "a", "a"]
+    assert [parked.attempts for parked in shop.node.parked()] == [1, 0, 0]
+
+
+def test_a_parked_message_keeps_its_bytes_headers_and_error(shop: Shop) -> None:
+    shop.faults["a"] = raises
+    shop.send("a")
+    shop.node.consume()
+    (parked,) = shop.node.parked()
+    (record,) = shop.broker.records("reserve")
+    assert parked.record == record
+    assert parked.error.endswith("ValueError: no such article")
+    assert "Traceback" in parked.error
+
+
+def test_parked_messages_are_handled_in_order_when_the_cause_is_gone(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["a"] = raises
+    shop.send("a", "a", "b", "a")
+    shop.node.consume()
+    assert not shop.node.batches.retry_parked(), "it is not due yet"
+    shop.tried.clear()
+    shop.faults.clear()
+    clock.sleep(11)
+    while shop.node.batches.retry_parked():
+        pass
+    assert shop.parked() == []
+    assert shop.tried == ["a", "a", "a"]
+    assert shop.node.count("outbox") == 4
+    shop.send("a")
+    shop.node.consume()
+    assert shop.tried == ["a"] * 4
+
+
+def test_i10_a_message_without_attempts_left_is_dead_and_holds_its_key(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["a"] = raises
+    shop.send("a", "a")
+    shop.node.consume()
+    for _ in range(5):
+        clock.sleep(100)
+        shop.node.batches.retry_parked()
+    first, second = shop.node.parked()
+    assert (first.status, first.attempts) == (ParkedStatus.DEAD, 3)
+    assert (second.status, second.attempts) == (ParkedStatus.WAITING, 0)
+
+
+@pytest.mark.parametrize("fault", ["refused_at_flush", "refused_at_commit"])
+def test_a_parked_message_that_the_database_refuses_again_stays_parked(
+    shop: Shop, clock: VirtualClock, fault: str
+) -> None:
+    shop.faults["a"] = getattr(shop, fault)
+    shop.send("a")
+    shop.node.consume()
+    clock.sleep(11)
+    assert shop.node.batches.retry_parked()
+    (parked,) = shop.node.parked()
+    assert parked.attempts == 2
+    assert shop.handled() == []
+
+
+def test_i10_what_cannot_be_read_is_kept_and_blocks_only_its_key(shop: Shop) -> None:
+    shop.broker.append("reserve", b"a", b"\xff not json", {"ce_id": b"1", "x": b"\xfe\x00"})
+    shop.send("a", "b")
+    shop.node.consume()
+    assert shop.handled() == ["b"]
+    undecodable, behind = shop.node.parked()
+    assert (undecodable.status, undecodable.record.value) == (ParkedStatus.DEAD, b"\xff not json")
+    assert undecodable.record.headers == {"ce_id": b"1", "x": b"\xfe\x00"}
+    assert "not a Reserve" in undecodable.error
+    assert behind.status is ParkedStatus.WAITING
+
+
+def test_an_unknown_type_is_kept_and_blocks_nothing(shop: Shop) -> None:
+    shop.broker.append("reserve", b"a", b"{}", {"ce_type": b"something.else"})
+    shop.send("a")
+    shop.node.consume()
+    assert shop.handled() == ["a"]
+    (unknown,) = shop.node.parked()
+    assert unknown.consumer == "svc:unknown"
+    assert unknown.status is ParkedStatus.DEAD
+
+
+def test_a38_one_of_two_consumers_of_a_message_fails_alone(broker: MemoryBroker, clock: VirtualClock) -> None:
+    ledger = Ledger()
+    service = Service("svc", outbox=ledger.outbox)
+
+    @service.handler
+    def good(command: Reserve, session: Session) -> None:
+        session.execute(insert(ledger.entries).values(id=command.id))
+
+    @service.handler(consumer="svc.bad")
+    def bad(command: Reserve) -> None:
+        raise ValueError
+
+    node = Node(service, broker, clock)
+    send(broker, Reserve(id="a"))
+    node.consume()
+    assert ledger.ids(node) == ["a"]
+    assert [parked.consumer for parked in node.parked()] == ["svc.bad"]
+
+
+def test_a_handler_that_swallows_a_database_error_does_not_take_others_with_it(shop: Shop) -> None:
+    def swallowed(session: Session) -> None:
+        try:
+            session.execute(text("INSERT INTO entries (n) VALUES (1)"))
+        except Exception:
+            session.connection().get_transaction().rollback()  # type: ignore[union-attr]
+
+    shop.faults["a"] = swallowed
+    shop.send("a", "b", "c")
+    shop.node.consume()
+    assert shop.handled() == ["b", "c"]
+    assert shop.parked() == ["a"]
+
+
+def test_a_handler_may_not_end_the_batchs_transaction(shop: Shop) -> None:
+    shop.faults["b"] = lambda session: session.commit()
+    shop.send("a", "b", "c")
+    shop.node.consume()
+    assert shop.handled() == ["a", "c"]
+    (parked,) = shop.node.parked()
+    assert "kafkasaga commits after the last handler of the batch" in parked.error
+
+
+def test_a_saga_starts_once_whatever_the_id_of_its_message(broker: MemoryBroker, clock: VirtualClock) -> None:
+    node = orchestrator(broker, clock)
+    for _ in range(3):
+        send(broker, Begun(id="1"))
+    node.consume()
+    node.publish()
+    assert node.count("saga") == 1
+    assert len(broker.records("reserve")) == 1
