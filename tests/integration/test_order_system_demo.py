@@ -1,6 +1,12 @@
 """The demo, end to end: five processes, every invariant checked."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,12 @@ from kafkasaga.examples.order_system.demo import DemoOptions, run
 from tests.support import KafkaServer, PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(autouse=True)
+def _keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the demo leaves behind when it fails goes where pytest cleans up."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def facts(file: Path) -> dict[str, Any]:
@@ -80,3 +92,24 @@ def test_a_service_that_ends_by_itself_ends_the_demo(
     monkeypatch.setattr("kafkasaga.examples.order_system.demo.system.PACKAGE", "kafkasaga.examples.no_such_system")
     assert run(DemoOptions(orders=5, time_limit=60)) == 1
     assert "service ended with status" in capsys.readouterr().out
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "kafkasaga", "demo", "--orders", "100000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as demo:
+        try:
+            deadline = time.monotonic() + 30
+            while not list(tmp_path.glob("*/order.sqlite-wal")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            demo.send_signal(number)
+            shown, _ = demo.communicate(timeout=60)
+        finally:
+            demo.kill()
+    assert demo.returncode == 130
+    assert shown.strip().endswith("stopped")
+    assert not list(tmp_path.iterdir())

@@ -160,7 +160,7 @@ class _Course:
 @contextmanager
 def _stopped_by_sigterm() -> Generator[None]:
     """SIGTERM ends the demo as Ctrl-C does: in good order."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
