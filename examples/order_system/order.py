@@ -80,14 +80,14 @@ class ValidateOrder(Saga[Validation], name="validate-order", version=1):
         succeeds_on=CustomerValidated,
         fails_on=CustomerRejected,
         kind="read-only",
-        deadline=timedelta(seconds=30),
+        deadline=timedelta(minutes=1),
     )
     products = Step[Validation](
         command=lambda s: ValidateInventory(order_id=s.order_id, lines=s.lines),
         succeeds_on=reply(InventoryValidated, Validation.priced),
         fails_on=InventoryUnavailable,
         kind="read-only",
-        deadline=timedelta(seconds=30),
+        deadline=timedelta(minutes=1),
     )
     flow = parallel(customer, products)
     ends = Ends[Validation](
