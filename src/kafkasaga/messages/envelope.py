@@ -141,7 +141,7 @@ def read_attributes(record: Record) -> Attributes:
     if len(source) > LONGEST_NAME:
         source = f"urn:uuid:{uuid5(NAMESPACE, source)}"
     given = text.get("ce_id")
-    if given is None:
+    if not given:
         identity = uuid5(NAMESPACE, f"{record.topic}/{record.partition}/{record.offset}")
     else:
         identity = _uuid(given) or uuid5(NAMESPACE, given)

@@ -55,6 +55,7 @@ def test_a_record_without_headers_is_known_by_its_place() -> None:
     assert (read.source, read.content_type, read.saga, read.traceparent) == ("", "application/json", None, None)
     assert read.id == read_attributes(record({})).id
     assert read.id != read_attributes(record({}, offset=8)).id
+    assert read.id == read_attributes(record({"ce_id": b""})).id, "else all messages with an empty id would be one"
 
 
 def test_an_id_that_is_no_uuid_becomes_one_by_name() -> None:

@@ -12,6 +12,7 @@ from kafkasaga.saga.flow import LocalStep, parallel
 from kafkasaga.saga.inputs import Arrived, Ran, RefuseStuck, RetryStuck, SkipStuck, Start, Woken, start_of
 from kafkasaga.saga.instance import SagaStatus, StepStatus
 from kafkasaga.saga.machine import RunLocal, Send, decide, run_local
+from kafkasaga.saga.policy import exponential
 from tests.unit.saga.orders import (
     NOW,
     Cancelled,
@@ -23,6 +24,7 @@ from tests.unit.saga.orders import (
     PlaceOrder,
     Refund,
     Refunded,
+    Rejected,
     Release,
     Released,
     Reserve,
@@ -37,6 +39,7 @@ from tests.unit.saga.orders import (
     Unshippable,
     WithBooking,
     WithPivot,
+    approving,
     paying,
     reserving,
 )
@@ -55,6 +58,38 @@ class TwoLocals(Saga[State], name="two-locals", version=1, starts_on=Created):
     one = LocalStep[State](lambda s, session: setattr(s, "hold", "one"), kind="read-only")
     two = LocalStep[State](lambda s, session: setattr(s, "approver", "two"), kind="read-only")
     flow = parallel(one, two)
+
+
+def booking(name: str) -> LocalStep[State]:
+    def book(state: State, session: list[str]) -> None:
+        session.append(f"book {name}")
+        state.lines = (*state.lines, name)
+
+    def unbook(state: State, session: list[str]) -> None:
+        session.append(f"unbook {name}")
+        state.lines = tuple(line for line in state.lines if line != name)
+
+    return LocalStep[State](book, compensation=unbook)
+
+
+class TwoBookings(Saga[State], name="two-bookings", version=1, starts_on=Created):
+    one = booking("one")
+    two = booking("two")
+    pay = paying()
+    flow = parallel(one, two) >> pay
+
+
+class Patient(Saga[State], name="patient", version=1, starts_on=Created):
+    reserve = reserving(retry=exponential(attempts=2))
+    pay = paying()
+    flow = parallel(pay, reserve)
+
+
+class ApprovalBesidePayment(Saga[State], name="approval-beside-payment", version=1, starts_on=Created):
+    reserve = reserving()
+    approve = approving()
+    pay = paying()
+    flow = reserve >> parallel(approve, pay)
 
 
 # ---- forward
@@ -394,6 +429,40 @@ def test_local_steps_side_by_side_run_one_after_the_other_so_that_neither_loses_
     state = State.model_validate_json(run.instance.data)
     assert (state.hold, state.approver) == ("one", "two")
     assert run.instance.status is SagaStatus.COMPLETED
+
+
+def test_local_steps_side_by_side_are_undone_one_after_the_other() -> None:
+    run, session = Run(TwoBookings), list[str]()
+    for _ in range(2):
+        run.take(run_local(run.definition, run.instance, only_local(run), session))
+    run.reply(Declined(), "pay")
+    run.undone(Refunded(), "pay")
+    for _ in range(2):
+        run.take(run_local(run.definition, run.instance, only_local(run), session))
+    assert session == ["book one", "book two", "unbook two", "unbook one"]
+    assert run.instance.status is SagaStatus.CANCELLED
+    assert State.model_validate_json(run.instance.data).lines == ()
+
+
+def test_a_step_that_waits_for_its_next_attempt_is_undone_at_once_when_the_saga_turns_back() -> None:
+    run = Run(Patient)
+    run.take(Woken(), after=HALF_A_MINUTE)
+    assert run.instance.steps["reserve"].status is StepStatus.WAITING
+    run.reply(Declined(), "pay")
+    assert run.sent() == [Release(hold=None), Refund()]
+
+
+def test_a_saga_that_an_early_event_turns_back_begins_nothing_more() -> None:
+    run = Run(ApprovalBesidePayment)
+    run.take(Arrived("rejected", Rejected(), None))
+    run.reply(Reserved(), "reserve")
+    assert run.sent() == [Release(hold="h-1")]
+
+
+def only_local(run: Run) -> RunLocal:
+    (effect,) = run.last.effects
+    assert isinstance(effect, RunLocal)
+    return effect
 
 
 def stuck_undoing() -> Run:

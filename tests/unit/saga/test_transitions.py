@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
 import pytest
 
 from kafkasaga.errors import CorruptLog
 from kafkasaga.saga.events import (
     Cancelled,
+    CommandSent,
     CompensationBegan,
+    CompensationSent,
     Completed,
+    Event,
     Ignored,
     Started,
     StepBegan,
     StepCompensated,
+    StepRetried,
+    StepStuck,
     StepSucceeded,
 )
 from kafkasaga.saga.instance import Instance, SagaStatus, StepStatus
 from kafkasaga.saga.transitions import STEP_TRANSITIONS, evolve, fold
 
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 STARTED = Started(saga="s", version=1, key="k", incarnation=0, message="m", data="{}")
 
 
@@ -66,6 +76,18 @@ def test_nothing_becomes_pending_again_once_it_is_undone() -> None:
     forward = {StepStatus.PENDING, StepStatus.WAITING, StepStatus.SUCCEEDED, StepStatus.STUCK}
     back = {StepStatus.UNDOING, StepStatus.UNDO_WAITING, StepStatus.UNDO_STUCK, StepStatus.COMPENSATED}
     assert not [key for key, after in STEP_TRANSITIONS.items() if key[0] in back and after in forward]
+
+
+def test_attempts_that_an_operator_wrote_off_are_those_of_one_operation() -> None:
+    sent = CommandSent(step="a", generation=0, attempt=1, command_id=UUID(int=1), message="m", deadline=NOW)
+    undo = CompensationSent(step="a", generation=0, attempt=1, command_id=UUID(int=3), message="m", deadline=NOW)
+    retried: list[Event] = [StepStuck(step="a", generation=0, reason=""), StepRetried(step="a", by="ann", why="")]
+    again = replace(sent, attempt=2, command_id=UUID(int=2))
+    forward = fold([STARTED, sent, *retried, again])
+    assert forward is not None
+    assert (forward.steps["a"].attempt, forward.steps["a"].spent) == (2, 1)
+    back = evolve(evolve(forward, StepSucceeded(step="a", message="m", data=None)), undo)
+    assert (back.steps["a"].attempt, back.steps["a"].spent) == (1, 0)
 
 
 def test_a_saga_that_has_ended_says_how() -> None:
