@@ -10,20 +10,18 @@ from benchmarks.harness.machine import machine
 from benchmarks.harness.options import parse
 from benchmarks.harness.report import Report
 from benchmarks.harness.turns import take_turns
-from benchmarks.workloads import workloads
+from benchmarks.workloads import NAMES, workloads
 
 
 def main(arguments: list[str]) -> int:
-    known = workloads()
-    options = parse(arguments, [workload.name for workload in known])
+    options = parse(arguments, NAMES)
     report = Report(options)
     with tempfile.TemporaryDirectory(prefix="kafkasaga-bench-") as temporary:
         folder = options.keep_logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with machine(folder) as servers:
-            for workload in known:
-                if workload.name in options.only:
-                    report.add(workload, take_turns(workload, servers, options, report.progress))
+            for workload in workloads(options):
+                report.add(workload, take_turns(workload, servers, options, report.progress))
     return report.finish()
 
 

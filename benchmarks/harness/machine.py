@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,16 @@ class Machine:
         if new:
             self.kafka.create_topics(*new, partitions=partitions)
             self._topics |= set(new)
+            self._wait_for_leaders(*new)
+
+    def _wait_for_leaders(self, *topics: str) -> None:
+        for _ in range(100):
+            try:
+                self.ends(*topics)
+            except KafkaException:
+                time.sleep(0.1)
+            else:
+                return
 
     def ends(self, *topics: str) -> dict[tuple[str, int], int]:
         """The end of every partition of these topics."""

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.harness.figures import Workload
+    from benchmarks.harness.options import Options
+
+NAMES = ("relay", "consume", "saga")
 
 
-def workloads() -> tuple[Workload, ...]:
-    """All of them, in the order in which they run."""
-    from benchmarks.workloads import consume, relay
+def workloads(options: Options) -> list[Workload]:
+    """Those that are asked for, in the order in which they run."""
+    from benchmarks.workloads import consume, relay, saga
 
-    return (relay.workload(), consume.workload())
+    every = [relay.workload(), consume.workload(), *saga.workload(options)]
+    return [workload for workload in every if workload.name in options.only]
