@@ -47,7 +47,7 @@ def list_sagas(
     """List sagas, the newest first."""
     with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
         found = operator.sagas(name=name, status=status, key=key, limit=limit)
-    table = Table("saga", "version", "key", "status", "events", "started", "last change", "id", box=None)
+    table = Table("id", "saga", "version", "key", "status", "events", "started", "last change", box=None)
     for saga in found:
         table.add_row(*_cells(saga))
     if not found:
@@ -103,7 +103,7 @@ def _cells(saga: SagaSummary) -> list[str]:
     key = saga.key if saga.incarnation == 0 else f"{saga.key} (incarnation {saga.incarnation})"
     times = [f"{at:%Y-%m-%d %H:%M:%S}" for at in (saga.started_at, saga.updated_at)]
     status = f"[{COLOURS[saga.status]}]{saga.status}[/]"
-    return [saga.saga, str(saga.version), key, status, str(saga.seq), *times, str(saga.saga_id)]
+    return [str(saga.saga_id), saga.saga, str(saga.version), key, status, str(saga.seq), *times]
 
 
 def _line(entry: LogEntry) -> list[str]:
