@@ -56,6 +56,13 @@ class TestRows:
         assert rows[0].created_at == NOW
         assert [row.position for row in rows] == sorted(row.position for row in rows)
 
+    def test_positions_are_in_order_wherever_the_rows_lie(self, store: SqlStore, queue: RelayQueue) -> None:
+        with store.engine.begin() as connection:
+            for position in (5, 3, 9, 1):
+                row = {"id": position, "message_id": uuid4(), "topic": "t", "key": "k", "created_at": NOW}
+                connection.execute(store.tables.outbox.insert().values(**row, headers="{}"))
+        assert [row.position for row in queue.fetch(1, 10)] == [3, 5, 9]
+
     def test_fetching_goes_on_behind_a_position(self, store: SqlStore, queue: RelayQueue) -> None:
         sent = publish(store, *[envelope() for _ in range(5)])
         first = queue.fetch(0, 2)
@@ -166,8 +173,10 @@ class TestLock:
         assert frozen.acquire()
         until(standby.acquire)  # nobody calls `frozen`, as if its process had been stopped
         with pytest.raises(DatabaseUnavailable):
-            frozen.delete([*standby.fetch(0, 1), row_of_nothing()])
+            frozen.acquire()
         assert not frozen.acquire()
+        with pytest.raises(DatabaseUnavailable):
+            frozen.delete([row_of_nothing()])
         frozen.close()
         standby.close()
 
@@ -179,7 +188,7 @@ class TestLock:
         queue.close()
 
     def test_a_connection_that_dies_ends_the_wait(self, postgres_store: SqlStore) -> None:
-        queue = postgres_store.relay_queue()
+        queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=LONG * 10)
         assert queue.acquire()
         threads = Threads(postgres_store)
         waiting = threads.start(lambda: queue.wait(LONG))
@@ -234,6 +243,16 @@ class TestWake:
     def test_a_commit_in_another_process_wakes_the_relay(self, store: SqlStore, waiting: Future[None]) -> None:
         in_another_process(store)
         waiting.result(timeout=20)
+
+    def test_a_notification_needs_no_heartbeat_to_be_noticed(self, postgres_store: SqlStore) -> None:
+        queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=LONG * 10)
+        assert queue.acquire()
+        threads = Threads(postgres_store)
+        waiting = threads.start(lambda: queue.wait(LONG))
+        in_another_process(postgres_store)
+        waiting.result(timeout=20)
+        threads.close()
+        queue.close()
 
     def test_a_commit_beside_a_standby_wakes_the_relay_of_another_process(self, postgres_store: SqlStore) -> None:
         """The relay of this process stands by; the active one hears it from the server."""
