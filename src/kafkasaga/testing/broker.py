@@ -71,6 +71,14 @@ class MemoryBroker:
     def log(self, place: TopicPartition) -> list[Record]:
         return self._logs[place]
 
+    def readable(self, place: TopicPartition, start: int, limit: int) -> list[Record]:
+        """What a consumer that stands at ``start`` gets now; a subclass may let it wait."""
+        return self._logs[place][start : start + limit]
+
+    def groups(self) -> list[list[MemoryConsumer]]:
+        """The members of each group."""
+        return [group.members for group in self._groups.values()]
+
     def offset(self, group: str, place: TopicPartition) -> int:
         return self._groups[group].offsets.get(place, 0)
 
@@ -123,7 +131,7 @@ class MemoryConsumer:
         records: list[Record] = []
         for place in sorted(self._owned):
             start = self._owned[place]
-            taken = self.broker.log(place)[start : start + limit - len(records)]
+            taken = self.broker.readable(place, start, limit - len(records))
             self._owned[place] = start + len(taken)
             records += taken
         return records

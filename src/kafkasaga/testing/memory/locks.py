@@ -1,0 +1,91 @@
+"""Row locks: who wants what another transaction holds waits for that one to end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from kafkasaga.errors import SerializationConflict
+
+LOCK_TIMEOUT: Final = 10.0
+"""Seconds to wait for a lock, as on the library's own connections to PostgreSQL."""
+
+
+class Waiting(Protocol):
+    """How a transaction waits: in threads really, in the simulator in virtual time."""
+
+    @property
+    def guard(self) -> AbstractContextManager[object]:
+        """Held while the tables are touched."""
+        ...
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait, with the guard given up meanwhile; False if ``condition`` did not come true in time."""
+        ...
+
+    def changed(self) -> None:
+        """Something that may be waited for has changed. Called under the guard."""
+        ...
+
+
+class Threads:
+    """Transactions in threads."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Condition(threading.RLock())
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        return self.guard.wait_for(condition, seconds)
+
+    def changed(self) -> None:
+        self.guard.notify_all()
+
+
+class Locks:
+    """What each transaction holds until its end."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._holders: dict[Hashable, object] = {}
+        self._held: dict[object, list[Hashable]] = {}
+        self._waits_for: dict[object, object] = {}
+
+    def take(self, owner: object, key: Hashable) -> None:
+        """Hold ``key``, after waiting for whoever holds it.
+
+        Raises:
+            SerializationConflict: if that would be a deadlock, or takes too long.
+        """
+        while not self.try_take(owner, key):
+            holder = self._holders[key]
+            self._refuse_deadlock(owner, holder)
+            self._waits_for[owner] = holder
+            try:
+                if not self._waiting.until(lambda holder=holder: self._holders.get(key) is not holder, LOCK_TIMEOUT):  # type: ignore[misc]
+                    raise SerializationConflict(f"{key} was held too long by another transaction")
+            finally:
+                del self._waits_for[owner]
+
+    def try_take(self, owner: object, key: Hashable) -> bool:
+        """Hold ``key`` if nobody else does."""
+        holder = self._holders.setdefault(key, owner)
+        if holder is not owner:
+            return False
+        self._held.setdefault(owner, []).append(key)
+        return True
+
+    def release(self, owner: object) -> None:
+        """The transaction has ended."""
+        for key in self._held.pop(owner, ()):
+            if self._holders.get(key) is owner:
+                del self._holders[key]
+        self._waiting.changed()
+
+    def _refuse_deadlock(self, owner: object, holder: object) -> None:
+        link: object | None = holder
+        while link is not None:
+            if link is owner:
+                raise SerializationConflict("deadlock: two transactions wait for each other")
+            link = self._waits_for.get(link)

@@ -1,0 +1,235 @@
+"""A transaction in memory: what it wrote becomes visible at its end, all at once or not at all (invariant I1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
+from kafkasaga.messages import Envelope
+from kafkasaga.ports import (
+    BarrierEntry,
+    BarrierKey,
+    InboxKey,
+    Parked,
+    ParkedKey,
+    ParkedStatus,
+    SagaChange,
+    TopicPartition,
+)
+from kafkasaga.saga.instance import Instance
+from kafkasaga.stores import Session
+from kafkasaga.testing.memory.locks import Locks, Waiting
+from kafkasaga.testing.memory.tables import Tables, heads, outbox_row
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class MemoryUnitOfWork:
+    """Implements ``ports.UnitOfWork``. Made by ``MemoryStore``; used by one thread."""
+
+    def __init__(self, tables: Tables, locks: Locks, waiting: Waiting) -> None:
+        self._tables, self._locks, self._waiting = tables, locks, waiting
+        self._writes: list[Callable[[], None]] = []
+        self._inbox: set[InboxKey] = set()
+        self._barrier: dict[BarrierKey, BarrierEntry | None] = {}
+        self._sagas: dict[UUID, Instance] = {}
+        self._timers: dict[UUID, datetime | None] = {}
+        self._parked: dict[int, Parked | None] = {}
+        self._session: Session | None = None
+        self._aborted: str | None = None
+        self.published = False
+
+    @property
+    def session(self) -> Any:
+        """A session without a database: what uses it needs the SQL store."""
+        self._session = self._session or Session()
+        return self._session
+
+    def flush(self) -> None:
+        self._alive()
+
+    # -- inbox and barrier
+
+    def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
+        with self._waiting.guard:
+            return {key for key in sorted(set(keys)) if self._claim(key, self._tables.inbox, self._inbox)}
+
+    def claim_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+        with self._waiting.guard:
+            taken = [key for key in sorted(set(keys)) if not self._claim_row(key)]
+            return {key: self._settled(key) for key in taken}
+
+    def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
+        self._alive()
+        self._barrier |= entries
+
+    def _claim(self, key: InboxKey, committed: set[InboxKey], own: set[InboxKey]) -> bool:
+        self._lock(("inbox", key))
+        if key in committed or key in own:
+            return False
+        own.add(key)
+        return True
+
+    def _claim_row(self, key: BarrierKey) -> bool:
+        self._lock(("barrier", key))
+        if key in self._tables.barrier or key in self._barrier:
+            return False
+        self._barrier[key] = None
+        return True
+
+    def _settled(self, key: BarrierKey) -> BarrierEntry:
+        entry = self._barrier.get(key) or self._tables.barrier.get(key)
+        if entry is None:
+            raise RuntimeError(f"{key} was claimed and not settled in its transaction")
+        return entry
+
+    # -- sagas
+
+    def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
+        found: dict[UUID, Instance] = {}
+        with self._waiting.guard:
+            for id in sorted(set(ids)):
+                if id in self._sagas or id in self._tables.sagas:
+                    self._lock(("saga", id))
+                    found[id] = self._sagas.get(id) or self._tables.sagas[id]
+                    self._timers.setdefault(id, self._tables.timers.get(id))
+        return found
+
+    def current_sagas(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
+        self._alive()
+        with self._waiting.guard:
+            newest = dict(self._tables.newest)
+            for instance in self._sagas.values():
+                key = (instance.saga, instance.key)
+                newest[key] = max(newest.get(key, (-1, instance.id)), (instance.incarnation, instance.id))
+            return {key: newest[key][1] for key in keys if key in newest}
+
+    def save_sagas(self, changes: Sequence[SagaChange]) -> None:
+        with self._waiting.guard:
+            for change in sorted(changes, key=lambda change: change.instance.id):
+                self._save(change)
+
+    def _save(self, change: SagaChange) -> None:
+        instance, id = change.instance, change.instance.id
+        self._lock(("saga", id))
+        stored = self._sagas.get(id) or self._tables.sagas.get(id)
+        if (0 if stored is None else stored.seq) != change.before_seq:
+            raise SerializationConflict(f"saga {id} was changed by another transaction since it was read")
+        if change.before_seq == 0:
+            self._timers.setdefault(id, None)
+        self._sagas[id] = instance
+        self._timers[id] = self._timer(change)
+        self._writes.append(lambda: self._tables.logs.setdefault(id, []).extend(change.entries))
+
+    def _timer(self, change: SagaChange) -> datetime | None:
+        """Lazy, as on SQL: a later wish leaves the timer where it is until it fires."""
+        wish, known = change.instance.wake_at, self._timers.get(change.instance.id)
+        return wish if wish is None or known is None or change.woken else min(wish, known)
+
+    # -- outbox, offsets
+
+    def add_outbox(self, envelopes: Sequence[Envelope]) -> None:
+        self._alive()
+        with self._waiting.guard:
+            for envelope in envelopes:
+                row = outbox_row(self._tables.next_position(), envelope)
+                self._writes.append(lambda row=row: self._tables.outbox.update({row.position: row}))  # type: ignore[misc]
+                self.published = True
+
+    def advance(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        with self._waiting.guard:
+            for place, offset in sorted(positions.items()):
+                self._lock(("offset", group, place))
+                self._writes.append(
+                    lambda place=place, offset=offset: self._tables.offsets.update({(group, place): offset})  # type: ignore[misc]
+                )
+
+    # -- parked messages
+
+    def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
+        self._alive()
+        with self._waiting.guard:
+            held = {(p.consumer, p.record.topic, p.record.key) for p in self._visible().values()}
+        return {lane for lane in lanes if lane in held}
+
+    def park(self, messages: Sequence[Parked]) -> None:
+        self._alive()
+        with self._waiting.guard:
+            for message in messages:
+                id = self._tables.next_parked_id()
+                self._lock(("parked", id))
+                self._parked[id] = replace(message, id=id)
+
+    def claim_parked(self, now: datetime) -> Parked | None:
+        self._alive()
+        with self._waiting.guard:
+            due = [p for p in heads(self._visible().values()) if p.status is ParkedStatus.WAITING and p.next_at <= now]
+            for message in sorted(due, key=lambda p: (p.next_at, p.id)):
+                if self._locks.try_take(self, ("parked", message.id)):
+                    return message
+        return None
+
+    def unpark(self, id: int) -> None:
+        with self._waiting.guard:
+            self._lock(("parked", id))
+            self._parked[id] = None
+
+    def repark(self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime) -> None:
+        with self._waiting.guard:
+            self._lock(("parked", id))
+            if (known := self._visible().get(id)) is not None:
+                self._parked[id] = replace(known, error=error, status=status, attempts=attempts, next_at=next_at)
+
+    def _visible(self) -> dict[int, Parked]:
+        merged = {**self._tables.parked, **self._parked}
+        return {id: message for id, message in merged.items() if message is not None}
+
+    # -- its end
+
+    def commit(self) -> None:
+        """Make everything visible."""
+        with self._waiting.guard:
+            self._alive()
+            tables = self._tables
+            tables.inbox |= self._inbox
+            tables.barrier |= self._barrier
+            for instance in self._sagas.values():
+                key = (instance.saga, instance.key)
+                tables.newest[key] = max(tables.newest.get(key, (-1, instance.id)), (instance.incarnation, instance.id))
+            tables.sagas |= self._sagas
+            _merge(tables.timers, {id: self._timers[id] for id in self._sagas})
+            _merge(tables.parked, self._parked)
+            for write in self._writes:
+                write()
+            self._aborted = "it has ended"
+            self._locks.release(self)
+
+    def abort(self, why: str) -> None:
+        """The database rolls it back: by itself, if its process stands still too long."""
+        with self._waiting.guard:
+            self._aborted = self._aborted or why
+            self._locks.release(self)
+
+    def _lock(self, key: tuple[object, ...]) -> None:
+        self._alive()
+        self._locks.take(self, key)
+        if self._aborted is not None:
+            self._locks.release(self)  # it was rolled back while it waited
+        self._alive()
+
+    def _alive(self) -> None:
+        if self._aborted is not None:
+            raise DatabaseUnavailable(f"the transaction is over: {self._aborted}")
+
+
+def _merge(rows: dict[K, V], changed: Mapping[K, V | None]) -> None:
+    for key, row in changed.items():
+        if row is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row

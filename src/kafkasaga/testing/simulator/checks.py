@@ -1,0 +1,274 @@
+"""What must hold when nothing moves any more: invariants I1 to I10, as far as they show at the end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from kafkasaga.errors import CorruptLog
+from kafkasaga.messages import Operation, Record, read_attributes
+from kafkasaga.ports import TopicPartition
+from kafkasaga.saga.events import CommandSent, CompensationSent, StepCompensated, StepSucceeded
+from kafkasaga.saga.flow import LocalStep, Step
+from kafkasaga.saga.instance import Instance, SagaStatus
+from kafkasaga.saga.transitions import fold
+from kafkasaga.testing.simulator import contents
+from kafkasaga.testing.simulator.history import Committed, Effect, Lane, Violation
+
+if TYPE_CHECKING:
+    from kafkasaga.testing.simulator.process import Site
+    from kafkasaga.testing.simulator.run import Run
+
+
+def after(run: Run) -> Iterator[Violation]:
+    """Everything that is wrong now that the run is over."""
+    yield from _nothing_left(run)
+    yield from _nothing_lost(run)
+    yield from _everything_read(run)
+    yield from _written_in_order(run)
+    yield from _handled_in_order(run)
+    for site in run.sites:
+        yield from _logs_fold(run, site)
+    for id, instance in run.history.instances.items():
+        yield from _compensation(run, id, instance)
+    yield from _users_checks(run)
+
+
+# ---- I10, I2: nothing silent, nothing lost ------------------------------------------------------------------------
+
+
+def _nothing_left(run: Run) -> Iterator[Violation]:
+    law = "I10 nothing silent"
+    visible = {saga for site in run.sites for saga in _sagas_with_parked(run, site)}
+    for site in run.sites:
+        left, blocked = contents.unsent(site.store), contents.blocked(site.store)
+        if left:
+            yield Violation(law, f"{left} messages wait in the outbox of {site.name} forever (blocked: {len(blocked)})")
+        for message in contents.waiting(site.store):
+            yield Violation(law, f"{message.record.topic} is parked at {site.name} and not tried again")
+    for id, instance in run.history.instances.items():
+        if not instance.status.ended and instance.status is not SagaStatus.STUCK and id not in visible:
+            yield Violation(
+                law,
+                f"saga {instance.key!r} is {instance.status} and nothing will ever move it: "
+                + ", ".join(f"{path} is {state.status}" for path, state in instance.steps.items()),
+            )
+
+
+def _sagas_with_parked(run: Run, site: Site) -> Iterator[UUID]:
+    """Sagas that an operator sees to be held up: a message of theirs is parked and dead."""
+    for message in contents.parked(site.store):
+        saga = read_attributes(message.record).saga
+        if saga is not None:
+            yield saga.saga_id
+        yield from (id for id, i in run.history.instances.items() if i.key.encode() == message.record.key)
+
+
+def _nothing_lost(run: Run) -> Iterator[Violation]:
+    for id, sent in run.history.sent.items():
+        if id not in run.broker.written:
+            yield Violation("I2 no loss", f"{sent.service} committed {sent.envelope.type} {id}, and it never came out")
+
+
+def _everything_read(run: Run) -> Iterator[Violation]:
+    """Every record was dealt with by everyone who reads its topic: once in effect, or parked where one sees it."""
+    done = {(e.effect.service, e.effect.inbox) for e in run.history.effects}
+    for site in run.sites:
+        inbox, parked = run.history.inbox[site.name], run.history.parked[site.name]
+        keys = run.records.get(site.name, {})
+        for record in (r for topic in sorted(site.router.topics) for r in run.broker.records(topic)):
+            given = keys.get((record.topic, record.partition, record.offset))
+            what = f"{site.name} and {record.topic} #{record.offset} of key {_text(record)!r}"
+            if given is None:
+                yield Violation("I2 no loss", f"{what}: it was never read")
+                continue
+            for key in given:
+                if key not in inbox:
+                    yield Violation("I2 no loss", f"{what}: it was read, and no transaction that committed has it")
+                elif key not in parked and (site.name, key) not in done and not _answered(run, site, record):
+                    yield Violation(
+                        "I1 atomic effects", f"{what}: the inbox says that it was handled, but nothing came of it"
+                    )
+
+
+def _answered(run: Run, site: Site, record: Record) -> bool:
+    """The barrier dealt with it, or there was nothing to do: it asked for what had been done, or came too late."""
+    saga = read_attributes(record).saga
+    if saga is None:
+        return False
+    if saga.command_id is not None:
+        return True  # a reply to another saga on a shared topic
+    answered = any(
+        sent.service == site.name
+        and (reply := sent.envelope.saga) is not None
+        and (reply.saga_id, reply.step, reply.generation) == (saga.saga_id, saga.step, saga.generation)
+        for sent in run.history.sent.values()
+    )
+    carried_out = any(
+        e.effect.service == site.name
+        and e.effect.saga is not None
+        and (e.effect.saga.saga_id, e.effect.saga.step, e.effect.saga.generation)
+        == (saga.saga_id, saga.step, saga.generation)
+        for e in run.history.effects
+    )
+    return answered or carried_out
+
+
+def _text(record: Record) -> str:
+    return (record.key or b"").decode("utf-8", "replace")
+
+
+# ---- I4: key order ------------------------------------------------------------------------------------------------
+
+
+def _written_in_order(run: Run) -> Iterator[Violation]:
+    """Of one writer and one key, what was committed first is first in its topic."""
+    lanes: dict[Lane, list[tuple[int, int, int, str]]] = defaultdict(list)
+    for id, sent in run.history.sent.items():
+        if records := run.broker.written.get(id):
+            lane = Lane(sent.service, sent.envelope.topic, sent.envelope.key)
+            lanes[lane].append((sent.began, sent.committed, min(r.offset for r in records), str(id)))
+    for lane, rows in lanes.items():
+        by_offset = sorted(rows, key=lambda row: row[2])
+        for n, (began, _, _, id) in enumerate(by_offset):
+            for later in by_offset[n + 1 :]:
+                if later[1] < began or (later[1] == _commit_of(rows, id) and _earlier_in(run, later[3], id)):
+                    yield Violation(
+                        "I4 key order",
+                        f"{lane.who} wrote two messages of key {lane.key!r} to {lane.topic}, "
+                        "and the later one is first in the topic",
+                    )
+                    return
+
+
+def _commit_of(rows: list[tuple[int, int, int, str]], id: str) -> int:
+    return next(row[1] for row in rows if row[3] == id)
+
+
+def _earlier_in(run: Run, one: str, other: str) -> bool:
+    """Of two messages of one transaction, whether ``one`` was added first."""
+    order = [str(id) for id in run.history.sent]
+    return order.index(one) < order.index(other)
+
+
+def _handled_in_order(run: Run) -> Iterator[Violation]:
+    """Messages of one key take effect in the order of their topic, also where one of them was parked."""
+    lanes: dict[Lane, list[Effect]] = defaultdict(list)
+    for committed in run.history.effects:
+        if committed.effect.lane is not None:
+            lanes[committed.effect.lane].append(committed.effect)
+    for lane, effects in lanes.items():
+        ranks = [_rank(run, effect) for effect in effects]
+        if ranks != sorted(ranks):
+            yield Violation(
+                "I4 key order",
+                f"messages of {lane.topic}, key {lane.key!r}, took effect at {lane.who} in the order {ranks} "
+                "of their places in the topic",
+            )
+
+
+def _rank(run: Run, effect: Effect) -> int:
+    """Where in its topic a message was first; of a command that was sent again, where its first attempt was."""
+    records = run.broker.written[effect.inbox.message_id]
+    if effect.barrier is None:
+        return min(record.offset for record in records)
+    assert effect.lane is not None
+    asked = effect.barrier
+    place = TopicPartition(records[0].topic, records[0].partition)
+    return min(
+        record.offset
+        for record in run.broker.log(place)
+        if (saga := read_attributes(record).saga) is not None
+        and (saga.saga_id, saga.step, saga.generation, saga.operation) == asked
+    )
+
+
+# ---- I7, I8 -------------------------------------------------------------------------------------------------------
+
+
+def _logs_fold(run: Run, site: Site) -> Iterator[Violation]:
+    law = "I7 state = fold(log)"
+    for id in contents.saga_ids(site.store):
+        stored, log = contents.instance(site.store, id), contents.log(site.store, id)
+        try:
+            folded = fold(entry.event for entry in log)
+        except CorruptLog as error:
+            yield Violation(law, str(error))
+            continue
+        if folded != stored:
+            yield Violation(law, f"the log of saga {id} does not fold to its stored state")
+        if [entry.event for entry in log] != [entry.event for entry in run.history.logs[id]]:
+            yield Violation(law, f"the log of saga {id} is not what was committed")
+
+
+def _compensation(run: Run, id: UUID, instance: Instance) -> Iterator[Violation]:
+    """What really ran at the participants is what the saga's end says (invariant I8)."""
+    law, definition = "I8 compensation", run.plan.definition
+    if instance.saga != definition.name or instance.version != definition.version:
+        return
+    ran = _carried_out(run, id, Operation.ACTION)
+    undone = _carried_out(run, id, Operation.COMPENSATION)
+    saga = f"saga {instance.key!r} is {instance.status}, "
+    for path, action in ran.items():
+        step = definition.step_at(path)
+        if not isinstance(step, Step) or action.effect.reply in step.fails_on:
+            continue
+        if instance.status is SagaStatus.CANCELLED and step.compensation is not None and path not in undone:
+            if not _skipped(run, id, path):
+                yield Violation(law, f"{saga}but step {path!r} was carried out and not undone")
+        if instance.status is SagaStatus.COMPLETED and path in undone:
+            yield Violation(law, f"{saga}but step {path!r} was undone")
+    yield from _reverse_order(run, id, undone, saga)
+
+
+def _carried_out(run: Run, id: UUID, operation: Operation) -> dict[str, Committed]:
+    return {
+        committed.effect.barrier.step: committed
+        for committed in run.history.effects
+        if committed.effect.barrier is not None
+        and committed.effect.barrier.saga_id == id
+        and committed.effect.barrier.operation is operation
+    }
+
+
+def _skipped(run: Run, id: UUID, path: str) -> bool:
+    return any(entry.event.kind == "step-skipped" and entry.event.step == path for entry in run.history.logs[id])  # type: ignore[union-attr]
+
+
+def _reverse_order(run: Run, id: UUID, undone: dict[str, Committed], saga: str) -> Iterator[Violation]:
+    """If one step began only after another had succeeded, it is undone, and confirmed, before that one is."""
+    first_sent: dict[str, int] = {}
+    succeeded: dict[str, int] = {}
+    undo_sent: dict[str, int] = {}
+    confirmed: dict[str, int] = {}
+    for seq, entry in enumerate(run.history.logs[id]):
+        match entry.event:
+            case CommandSent(step=path):
+                first_sent.setdefault(path, seq)
+            case StepSucceeded(step=path):
+                succeeded[path] = seq
+            case CompensationSent(step=path):
+                undo_sent.setdefault(path, seq)
+            case StepCompensated(step=path):
+                confirmed[path] = seq
+            case _:
+                pass
+    for later, began in first_sent.items():
+        for earlier in (path for path, at in succeeded.items() if at < began and path != later):
+            if isinstance(run.plan.definition.step_at(earlier), LocalStep) or earlier not in undo_sent:
+                continue
+            undoable = isinstance(step := run.plan.definition.step_at(later), Step) and step.compensation is not None
+            if undoable and undo_sent[earlier] < confirmed.get(later, 1 << 30):
+                yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r} was confirmed")
+            elif later in undone and earlier in undone and undone[earlier].at < undone[later].at:
+                yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r}")
+
+
+def _users_checks(run: Run) -> Iterator[Violation]:
+    for name, check in run.plan.check.items():
+        try:
+            run.plan.databases[name].look(check)
+        except AssertionError as error:
+            yield Violation(f"your check of {name!r}", str(error) or "it failed")

@@ -1,0 +1,57 @@
+"""What lies in a store, whichever kind it is."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from kafkasaga.ports import LogEntry, Parked, ParkedStatus, Store
+from kafkasaga.saga.instance import Instance
+from kafkasaga.stores import Queries, SqlStore
+from kafkasaga.testing.memory import MemoryStore
+from kafkasaga.testing.memory.tables import heads
+
+
+def parked(store: Store) -> list[Parked]:
+    """Everything that is parked."""
+    assert isinstance(store, MemoryStore | SqlStore)
+    return list(store.queries().parked())
+
+
+def waiting(store: Store) -> list[Parked]:
+    """Parked messages that will be tried again, and are the first of their lane."""
+    return [message for message in heads(parked(store)) if message.status is ParkedStatus.WAITING]
+
+
+def unsent(store: Store) -> int:
+    """How many messages are in the outbox."""
+    return len(store.tables.outbox) if isinstance(store, MemoryStore) else _sql(store).counts().outbox
+
+
+def blocked(store: Store) -> dict[UUID, str]:
+    """What the broker refuses, and why."""
+    if isinstance(store, MemoryStore):
+        return dict(store.tables.blocked)
+    return {block.message_id: block.error for block in _sql(store).blocked()}
+
+
+def saga_ids(store: Store) -> list[UUID]:
+    """Every saga."""
+    assert isinstance(store, MemoryStore | SqlStore)
+    return list(store.queries().saga_ids())
+
+
+def instance(store: Store, id: UUID) -> Instance | None:
+    """A saga as it is stored."""
+    assert isinstance(store, MemoryStore | SqlStore)
+    return store.queries().instance(id)
+
+
+def log(store: Store, id: UUID) -> list[LogEntry]:
+    """A saga's log as it is stored."""
+    assert isinstance(store, MemoryStore | SqlStore)
+    return store.queries().log(id)
+
+
+def _sql(store: Store) -> Queries:
+    assert isinstance(store, SqlStore)
+    return store.queries()

@@ -1,0 +1,218 @@
+"""The in-memory broker with what a network does to it: delays, lost acknowledgements, outages, members thrown out."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+from zlib import crc32
+
+from kafkasaga.errors import BrokerUnavailable
+from kafkasaga.messages import Operation, Record, read_attributes
+from kafkasaga.ports import SendDone, SendError, TopicPartition
+from kafkasaga.testing.broker import MemoryBroker, MemoryConsumer
+from kafkasaga.testing.simulator.chance import Fault
+from kafkasaga.testing.simulator.world import World
+
+if TYPE_CHECKING:
+    from kafkasaga.testing.simulator.process import Process
+
+DELIVERY_TIMEOUT: Final = 120.0
+"""Seconds after which a producer gives a message up, as ``delivery.timeout.ms`` says."""
+
+Answered = tuple[UUID, str, int, Operation]
+
+
+class WorldBroker(MemoryBroker):
+    """Topics in virtual time."""
+
+    def __init__(self, world: World, partitions: int = 3) -> None:
+        super().__init__(partitions)
+        self.world = world
+        self.down_until = 0.0
+        self.written: dict[UUID, list[Record]] = defaultdict(list)
+        """Every record by the id of its message."""
+        self.replies: dict[Answered, list[tuple[float, Record]]] = defaultdict(list)
+        """Every answer to a step's operation, and when it was written."""
+        self.wrote: Callable[[str, Record], None] = lambda writer, record: None
+        """Hears of every record."""
+        self._readable: dict[TopicPartition, list[float]] = defaultdict(list)
+        """For each record, from when on consumers get it."""
+
+    def write(self, writer: str, topic: str, key: str, value: bytes | None, headers: Mapping[str, str]) -> Record:
+        """Append a record; consumers may get it a moment later."""
+        record = self.append(topic, key.encode(), value, {name: text.encode() for name, text in headers.items()})
+        attributes, place = read_attributes(record), TopicPartition(topic, record.partition)
+        name = f"{topic} {key} #{record.offset}"
+        at = self.world.time + self.world.chance.latency(f"deliver {name}")
+        if self.world.chance.strikes(Fault.DELAY, name):
+            at += self.world.chance.choose(f"delay {name}", (1.0, 0.1, 40.0, 150.0))
+        earlier = self._readable[place]
+        earlier.append(max(at, earlier[-1] if earlier else at))
+        self.written[attributes.id].append(record)
+        if (saga := attributes.saga) is not None and saga.command_id is not None:
+            answered = (saga.saga_id, saga.step, saga.generation, saga.operation)
+            self.replies[answered].append((self.world.time, record))
+        self.world.at(earlier[-1], lambda: self._deliver(topic))
+        self.wrote(writer, record)
+        return record
+
+    def readable(self, place: TopicPartition, start: int, limit: int) -> list[Record]:
+        """What a consumer gets now."""
+        if self.world.time < self.down_until:
+            return []
+        log, times = self.log(place), self._readable[place]
+        end = start
+        while end < min(len(log), start + limit) and times[end] <= self.world.time:
+            end += 1
+        return log[start:end]
+
+    def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        if self.world.time < self.down_until:
+            raise BrokerUnavailable("the simulated broker is down")
+        return super().ends(topics)
+
+    def join(self, group: str, member: MemoryConsumer) -> None:
+        super().join(group, member)
+        self.world.change()
+
+    def leave(self, group: str, member: MemoryConsumer) -> None:
+        super().leave(group, member)
+        self.world.change()
+
+    def partition_of(self, key: str) -> int:
+        return crc32(key.encode()) % self.partitions
+
+    def _deliver(self, topic: str) -> None:
+        self.world.change(progress=True)
+        for group in self.groups():
+            for member in group:
+                if topic in member.topics and isinstance(member, WorldConsumer):
+                    member.ring()
+
+
+class WorldConsumer(MemoryConsumer):
+    """A member of a consumer group, in a process that may die or stand still."""
+
+    def __init__(self, broker: WorldBroker, group: str, process: Process) -> None:
+        super().__init__(broker, group)
+        self._world, self._process = broker.world, process
+        self._strand = broker.world.current
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        records = self._take(limit)
+        if not records and timeout > 0:
+            self._world.idle(timeout)
+            records = self._take(limit)
+        if records:
+            self._process.point("poll")
+            if self._world.chance.strikes(Fault.REBALANCE, self._process.place("rebalance")):
+                self._process.note("loses its partitions")
+                self.broker.leave(self.group, self)
+                self.broker.join(self.group, self)
+                self._world.change()
+        return records
+
+    def _take(self, limit: int) -> list[Record]:
+        self._strand = self._world.current
+        return super().poll(limit, 0)
+
+    def store(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._process.point("before offset store")
+        self._process.check_offsets(positions)
+        super().store(positions)
+        self._process.point("after offset store")
+
+    def close(self) -> None:
+        if self._process.alive:
+            super().close()
+
+    def ring(self) -> None:
+        """Something came for it."""
+        if self._strand is not None:
+            self._world.wake(self._strand)
+
+
+class WorldProducer:
+    """A producer (``ports.Producer``): a message is written some time after it was sent, acknowledged still later."""
+
+    def __init__(self, broker: WorldBroker, process: Process) -> None:
+        self._broker, self._world, self._process = broker, broker.world, process
+        self._acknowledged: deque[tuple[SendDone, SendError | None]] = deque()
+        self._last: dict[TopicPartition, float] = {}
+        self._rejected: set[str] = set()
+        self._closed = False
+        self._strand = broker.world.current
+
+    def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
+        self._process.point("before produce", waits=False)
+        name = self._process.place(f"produce {topic} {key}")
+        place = TopicPartition(topic, self._broker.partition_of(key))
+        at = max(self._world.time + self._world.chance.latency(name), self._last.get(place, 0.0))
+        self._last[place] = at
+        sent = self._world.time
+
+        def write() -> None:
+            self._write(name, sent, topic, key, value, headers, done, write)
+
+        self._world.at(at, write)
+
+    def poll(self, timeout: float) -> None:
+        self._strand = self._world.current
+        if not self._acknowledged and timeout > 0:
+            self._world.idle(timeout)
+        while self._acknowledged:
+            done, error = self._acknowledged.popleft()
+            done(error)
+
+    def close(self, timeout: float) -> None:
+        self._closed = True
+
+    def _write(
+        self,
+        name: str,
+        sent: float,
+        topic: str,
+        key: str,
+        value: bytes | None,
+        headers: Mapping[str, str],
+        done: SendDone,
+        again: Callable[[], None],
+    ) -> None:
+        world, chance = self._world, self._world.chance
+        if (self._closed or not self._process.alive) and chance.fraction(f"in flight {name}") < 0.5:
+            return  # it was still in the producer's memory
+        if (held := self._process.held()) > world.time:
+            world.at(held, again)
+            return
+        if world.time < self._broker.down_until:
+            if world.time - sent > DELIVERY_TIMEOUT:
+                self._acknowledge(name, done, SendError("delivery timed out", permanent=False))
+            else:
+                world.at(self._broker.down_until + 0.001, again)
+            return
+        if chance.strikes(Fault.REJECTION, name, "produce"):
+            self._process.note(f"{topic} is refused by the broker")
+            self._acknowledge(name, done, SendError("the simulated broker refuses this record", permanent=True))
+            return
+        self._broker.write(self._process.service, topic, key, value, headers)
+        if chance.strikes(Fault.DUPLICATE, name, "produce"):
+            world.at(
+                world.time + chance.choose(f"again {name}", (0.0, 0.005, 2.0, 70.0)),
+                lambda: void(self._broker.write(self._process.service, topic, key, value, headers)),
+            )
+        lost = chance.strikes(Fault.LOST_ACKNOWLEDGEMENT, name, "produce")
+        self._acknowledge(name, done, SendError("the acknowledgement was lost", permanent=False) if lost else None)
+
+    def _acknowledge(self, name: str, done: SendDone, error: SendError | None) -> None:
+        def acknowledge() -> None:
+            self._acknowledged.append((done, error))
+            if self._strand is not None:
+                self._world.wake(self._strand)
+
+        self._world.at(self._world.time + self._world.chance.latency(f"acknowledge {name}"), acknowledge)
+
+
+def void(_: object) -> None:
+    """Takes what nobody needs."""
