@@ -137,8 +137,8 @@ def _commit(connection: Connection, transaction: RootTransaction) -> None:
     try:
         transaction.commit()
     except BaseException:
-        # SQLite keeps a transaction open whose commit a deferred constraint refused; for SQLAlchemy it has ended, so that
-        # the connection's next user would find it under way.
+        # SQLite keeps a transaction open whose commit a deferred constraint refused; SQLAlchemy takes it for ended, and
+        # the next user of the connection would find it under way.
         with suppress(Exception):
             connection.connection.rollback()
         raise

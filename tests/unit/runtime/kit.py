@@ -190,9 +190,7 @@ class Ledger:
             Column("n", Integer, primary_key=True),
             Column("id", String, nullable=False),
             Column("once", String, unique=True),
-            Column(
-                "parent", Integer, ForeignKey("entries.n", deferrable=True, initially="DEFERRED"), nullable=True
-            ),
+            Column("parent", Integer, ForeignKey("entries.n", deferrable=True, initially="DEFERRED"), nullable=True),
         )
         self.outbox = Outbox(self.metadata, source="svc")
 
@@ -205,7 +203,12 @@ def orchestrator(broker: MemoryBroker, clock: VirtualClock) -> Node:
 
 
 def send(
-    broker: MemoryBroker, message: Message, *, id: UUID | None = None, saga: SagaContext | None = None, source: str = "t"
+    broker: MemoryBroker,
+    message: Message,
+    *,
+    id: UUID | None = None,
+    saga: SagaContext | None = None,
+    source: str = "t",
 ) -> UUID:
     """Append a message to its topic, as any service would; returns its id."""
     identity = id or uuid4()

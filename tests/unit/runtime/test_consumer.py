@@ -1,0 +1,159 @@
+"""The consumer loop: offsets follow commits, and nothing is lost while something is away."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from kafkasaga import Service
+from kafkasaga.errors import DatabaseUnavailable, KafkasagaError, SerializationConflict
+from kafkasaga.ports import TopicPartition, UnitOfWork
+from kafkasaga.testing.broker import MemoryBroker
+from tests.unit.runtime.kit import Ledger, Node, Reserve, VirtualClock, send
+
+PLACE = TopicPartition("reserve", 0)
+
+
+class Shop:
+    """A service whose database can be away."""
+
+    def __init__(self, broker: MemoryBroker, clock: VirtualClock) -> None:
+        self.broker, self.ledger = broker, Ledger()
+        service = Service("svc", outbox=self.ledger.outbox)
+
+        @service.handler
+        def reserve(command: Reserve, session: Session) -> None:
+            session.execute(insert(self.ledger.entries).values(id=command.id))
+
+        self.node = Node(service, broker, clock)
+        self.away = 0
+        """How often the next transactions fail."""
+        self.error: KafkasagaError = DatabaseUnavailable("gone")
+        self.on_failure: Any = lambda: None
+        self._begin = self.node.store.begin
+        self.node.store.begin = self.begin  # type: ignore[method-assign]
+
+    @contextmanager
+    def begin(self) -> Generator[UnitOfWork]:
+        with self._begin() as uow:
+            yield uow
+            if self.away:
+                self.away -= 1
+                self.on_failure()
+                raise self.error
+
+    def handled(self) -> list[str]:
+        return self.ledger.ids(self.node)
+
+    def offset(self) -> int:
+        return self.broker.offset("svc", PLACE)
+
+
+@pytest.fixture
+def shop(broker: MemoryBroker, clock: VirtualClock) -> Shop:
+    return Shop(broker, clock)
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), SerializationConflict("locked")])
+def test_i05_while_the_database_takes_nothing_offsets_stay_and_the_batch_is_kept(
+    shop: Shop, error: KafkasagaError
+) -> None:
+    offsets: list[int] = []
+    shop.away, shop.error = 60, error
+    shop.on_failure = lambda: offsets.append(shop.offset())
+    for id in "abc":
+        send(shop.broker, Reserve(id=id))
+    shop.node.consume()
+    assert set(offsets) == {0}
+    assert len(offsets) == 60
+    parked = [(parked.record.key or b"").decode() for parked in shop.node.parked()]
+    assert sorted(shop.handled() + parked) == ["a", "b", "c"]
+    assert bool(parked) is isinstance(error, SerializationConflict), "a message may be what meets the conflict"
+    assert shop.offset() == 3
+
+
+def test_i05_the_databases_position_commits_with_the_batch(shop: Shop) -> None:
+    send(shop.broker, Reserve(id="a"))
+    shop.node.consume()
+    assert shop.node.store.positions("svc", [PLACE]) == {PLACE: 1}
+
+
+def test_i05_a_crash_between_commit_and_offset_repeats_nothing(shop: Shop) -> None:
+    send(shop.broker, Reserve(id="a"))
+    shop.node.consume()
+    shop.broker.commit("svc", {PLACE: 0})
+    shop.node.loop._consumer.close()
+    second = shop.node.new_loop()
+    assert second.step(0) == 0, "the database knows where to read on, whatever Kafka remembers"
+    send(shop.broker, Reserve(id="b"))
+    second.step(0)
+    assert shop.handled() == ["a", "b"]
+
+
+def test_a33_a_database_that_was_restored_reads_again_what_it_forgot(shop: Shop) -> None:
+    for id in "ab":
+        send(shop.broker, Reserve(id=id))
+    shop.node.consume()
+    with shop.node.store.begin() as uow:
+        uow.advance("svc", {PLACE: 1})
+    shop.node.loop._consumer.close()
+    assert shop.node.new_loop().step(0) == 1
+    assert shop.handled() == ["a", "b"], "the inbox was not restored, so it knows the message"
+
+
+def test_i12_where_the_database_knows_nothing_the_group_does(shop: Shop) -> None:
+    for id in "ab":
+        send(shop.broker, Reserve(id=id))
+    shop.broker.commit("svc", {PLACE: 1})
+    shop.node.consume()
+    assert shop.handled() == ["b"]
+
+
+def test_a20_records_of_partitions_that_were_taken_away_meanwhile_are_dropped(clock: VirtualClock) -> None:
+    broker = MemoryBroker(partitions=2)
+    shop = Shop(broker, clock)
+    shop.node.loop.step(0)
+    for n in range(20):
+        send(broker, Reserve(id=str(n)))
+    others: list[Any] = []
+
+    def somebody_joins() -> None:
+        if not others:
+            others.append(shop.node.new_loop())
+
+    shop.away, shop.on_failure = 3, somebody_joins
+    shop.node.loop.step(0)
+    kept = set(shop.handled())
+    lost = {r.key.decode() for r in broker.log(TopicPartition("reserve", 1)) if r.key}
+    assert kept
+    assert not kept & lost
+    assert broker.offset("svc", TopicPartition("reserve", 1)) == 0
+    while others[0].step(0):
+        pass
+    assert set(shop.handled()) == {str(n) for n in range(20)}
+    assert len(shop.handled()) == 20
+
+
+def test_a_batch_that_has_begun_is_finished_when_it_is_told_to_stop(shop: Shop) -> None:
+    send(shop.broker, Reserve(id="a"))
+    shop.on_failure = shop.node.loop.stop
+    shop.away = 1
+    shop.node.loop.step(0)
+    assert shop.handled() == [], "the database is away: it is read again after the next start"
+    assert shop.offset() == 0
+
+
+def test_a_partition_without_new_records_is_remembered_as_read(shop: Shop) -> None:
+    send(shop.broker, Reserve(id="a"))
+    shop.node.consume()
+    log = shop.broker.log(PLACE)
+    with shop.node.store.begin() as uow:
+        uow.advance("svc", {PLACE: 0})
+    shop.node.loop._read.clear()
+    assert shop.node.loop.step(0) == 0
+    assert shop.node.store.positions("svc", [PLACE]) == {PLACE: len(log)}

@@ -1,0 +1,282 @@
+"""Running sagas from messages: start, answers, what is for nobody, what is for another saga."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import MetaData, func, select
+
+from kafkasaga import DefinitionError, Ends, LocalStep, Outbox, Saga, Service, Step, WaitFor
+from kafkasaga.messages import Operation
+from kafkasaga.ports import ParkedStatus
+from kafkasaga.runtime.operator import Operator
+from kafkasaga.saga.instance import SagaStatus, saga_id
+from kafkasaga.stores import Session
+from kafkasaga.testing.broker import MemoryBroker
+from tests.unit.runtime.kit import (
+    Begun,
+    Buy,
+    Ended,
+    Node,
+    NotReserved,
+    Paid,
+    Reserve,
+    Reserved,
+    State,
+    VirtualClock,
+    attributes,
+    context,
+    orchestrator,
+    send,
+)
+
+
+@pytest.fixture
+def node(broker: MemoryBroker, clock: VirtualClock) -> Node:
+    return orchestrator(broker, clock)
+
+
+def run(node: Node) -> None:
+    node.consume()
+    node.publish()
+
+
+def kinds(node: Node, key: str = "1", saga: str = "buy") -> list[str]:
+    history = Operator(node.store).saga(saga_id(saga, key))
+    assert history is not None
+    assert Operator(node.store).verify(history.instance.id) is None
+    return [entry.event.kind for entry in history.log]
+
+
+def status(node: Node, key: str = "1") -> SagaStatus:
+    (found,) = node.store.queries().sagas(key=key)
+    return found.status
+
+
+def test_a_saga_runs_to_its_end(node: Node, broker: MemoryBroker) -> None:
+    id = saga_id("buy", "1")
+    send(broker, Begun(id="1"))
+    run(node)
+    (command,) = attributes(broker, "reserve")
+    assert command.saga == context(id)
+    send(broker, Reserved(id="1"), saga=context(id, command_id=command.id))
+    run(node)
+    (pay,) = attributes(broker, "pay")
+    send(broker, Paid(id="1"), saga=context(id, step="pay", command_id=pay.id))
+    run(node)
+    assert status(node) is SagaStatus.COMPLETED
+    assert kinds(node)[-1] == "completed"
+    assert len(broker.records("ended")) == 1
+
+
+def test_i04_start_and_answers_of_one_batch_are_taken_in_order(broker: MemoryBroker, clock: VirtualClock) -> None:
+    """Everything is there already when the orchestrator starts, as after an hour away."""
+    node, id = orchestrator(broker, clock), saga_id("buy", "1")
+    send(broker, Begun(id="1"))
+    send(broker, Paid(id="1"), saga=context(id, step="pay"))  # topics are read in alphabetical order here
+    send(broker, Reserved(id="1"), saga=context(id))
+    transactions = node.transactions()
+    node.consume()
+    assert transactions.count("commit") == 1
+    assert "step-succeeded" in kinds(node)
+
+
+def test_a24_an_answer_to_another_incarnation_changes_nothing(node: Node, broker: MemoryBroker) -> None:
+    send(broker, Begun(id="1"))
+    run(node)
+    send(broker, Reserved(id="1"), saga=context(saga_id("buy", "1", 1)))
+    run(node)
+    assert status(node) is SagaStatus.RUNNING
+    (parked,) = node.parked()
+    assert (parked.consumer, parked.status) == ("saga:buy:unmatched", ParkedStatus.DEAD)
+    assert "which is not known here" in parked.error
+
+
+def test_a_participant_that_sends_no_headers_back_is_found_by_the_key(node: Node, broker: MemoryBroker) -> None:
+    send(broker, Begun(id="1"))
+    run(node)
+    send(broker, Reserved(id="1"))
+    run(node)
+    assert len(broker.records("pay")) == 1
+
+
+def test_a06_a_message_that_overtook_its_saga_is_tried_again(
+    node: Node, broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    send(broker, NotReserved(id="1"))
+    run(node)
+    (parked,) = node.parked()
+    assert parked.status is ParkedStatus.WAITING
+    send(broker, Begun(id="1"))
+    run(node)
+    assert status(node) is SagaStatus.RUNNING
+    clock.sleep(2)
+    assert node.batches.retry_parked()
+    assert node.parked() == []
+    assert "step-failed" in kinds(node)
+
+
+def test_i10_a_message_for_no_saga_is_dead_in_the_end_and_blocks_nothing(
+    node: Node, broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    send(broker, Reserved(id="nobody"))
+    run(node)
+    for _ in range(30):
+        clock.sleep(600)
+        node.batches.retry_parked()
+    (parked,) = node.parked()
+    assert parked.status is ParkedStatus.DEAD
+
+
+def test_a_reply_of_another_saga_on_a_shared_topic_is_not_ours(node: Node, broker: MemoryBroker) -> None:
+    send(broker, Begun(id="1"))
+    run(node)
+    foreign = context(uuid4())
+    send(broker, Reserved(id="1"), saga=type(foreign)("rent", foreign.saga_id, "reserve", 0, Operation.ACTION))
+    run(node)
+    assert node.parked() == []
+    assert len(broker.records("pay")) == 0
+
+
+def test_a_reply_of_one_saga_can_start_another(broker: MemoryBroker, clock: VirtualClock) -> None:
+    class Ship(Saga[State], name="ship", version=1, starts_on=Paid):
+        send = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+        flow = send
+        ends = Ends[State]()
+
+    node = Node(Service("shipping", sagas=[Ship], outbox=Outbox(MetaData())), broker, clock)
+    send(broker, Paid(id="1"), saga=context(uuid4(), step="pay", command_id=uuid4()))
+    run(node)
+    assert node.count("saga") == 1
+
+
+def test_an_event_that_is_another_sagas_reply_is_found_by_the_key(broker: MemoryBroker, clock: VirtualClock) -> None:
+    class Wait(Saga[State], name="wait", version=1, starts_on=Begun):
+        paid = WaitFor[State](Paid, deadline=timedelta(hours=1))
+        flow = paid
+        ends = Ends[State](completed=lambda s: Ended(id=s.id, well=True))
+
+    node = Node(Service("waiting", sagas=[Wait], outbox=Outbox(MetaData())), broker, clock)
+    send(broker, Begun(id="1"))
+    run(node)
+    send(broker, Paid(id="1"), saga=context(uuid4(), step="pay", command_id=uuid4()))
+    run(node)
+    assert status(node) is SagaStatus.COMPLETED
+
+
+def test_what_a_local_step_publishes_has_ids_by_its_place_in_the_saga(
+    broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    def ids() -> list[Any]:
+        outbox = Outbox(MetaData(), source="local")
+
+        def announce(state: State, session: Session) -> None:
+            outbox.publish(session, Ended(id=state.id, well=True))
+
+        class Local(Saga[State], name="local", version=1, starts_on=Begun):
+            announced = LocalStep[State](announce, kind="read-only")
+            flow = announced
+            ends = Ends[State]()
+
+        node = Node(Service("local", sagas=[Local], outbox=outbox), broker, clock)
+        with node.store.begin() as uow:
+            assert uow.session
+        node.consume()
+        node.loop._consumer.close()
+        with node.store.engine.connect() as connection:
+            return list(connection.scalars(select(node.store.tables.outbox.c.message_id)))
+
+    from kafkasaga.ports import TopicPartition
+
+    send(broker, Begun(id="1"))
+    send(broker, Begun(id="2"))
+    first = ids()
+    broker.commit("local", {TopicPartition("begun", 0): 0})
+    assert first == ids()
+    assert len(set(first)) == 2
+
+
+# ---- service.start
+
+
+def begin(node: Node, state: Any = None, **more: Any) -> Any:
+    with node.store.begin() as uow:
+        return node.service.start(uow.session, Buy, state or State(id="1"), **more)
+
+
+def test_a_saga_can_be_started_in_a_transaction_of_the_users_own(node: Node, broker: MemoryBroker) -> None:
+    assert begin(node) == saga_id("buy", "1")
+    node.publish()
+    assert len(broker.records("reserve")) == 1
+
+
+def test_starting_a_saga_again_is_a_recorded_no_op(node: Node, broker: MemoryBroker) -> None:
+    for _ in range(2):
+        begin(node)
+    node.publish()
+    assert len(broker.records("reserve")) == 1
+    assert kinds(node)[-1] == "ignored"
+
+
+def test_a_new_incarnation_is_a_new_saga(node: Node) -> None:
+    assert begin(node) != begin(node, incarnation=1)
+    assert node.count("saga") == 2
+
+
+def test_a_saga_whose_transaction_is_rolled_back_has_not_started(node: Node) -> None:
+    with pytest.raises(ZeroDivisionError), node.store.begin() as uow:
+        node.service.start(uow.session, Buy, State(id="1"))
+        raise ZeroDivisionError
+    assert node.count("saga") == node.count("outbox") == node.count("saga_log") == 0
+
+
+def test_a_saga_of_another_service_cannot_be_started(node: Node) -> None:
+    with pytest.raises(DefinitionError, match="saga 'buy' is not one of service 'other'"):
+        Service("other").start(None, Buy, State(id="1"))  # type: ignore[arg-type]
+
+
+def test_only_the_newest_version_of_a_saga_can_be_started(broker: MemoryBroker, clock: VirtualClock) -> None:
+    class Buy2(Saga[State], name="buy", version=2, starts_on=Begun):
+        reserve = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+        flow = reserve
+        ends = Ends[State]()
+
+    with pytest.raises(DefinitionError, match="version 1 is kept for instances under way; start version 2"):
+        Service("both", sagas=[Buy, Buy2]).start(None, Buy, State(id="1"))  # type: ignore[arg-type]
+
+
+def test_i15_an_instance_ends_under_the_version_it_began_with(broker: MemoryBroker, clock: VirtualClock) -> None:
+    class Buy2(Saga[State], name="buy", version=2, starts_on=Begun):
+        reserve = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+        flow = reserve
+        ends = Ends[State]()
+
+    outbox = Outbox(MetaData())
+    node = Node(Service("orchestrator", sagas=[Buy, Buy2], outbox=outbox), broker, clock)
+    with node.store.begin() as uow:
+        Service("orchestrator", sagas=[Buy], outbox=outbox).start(uow.session, Buy, State(id="old"))
+    send(broker, Begun(id="new"))
+    for key in ("old", "new"):
+        node.consume()
+        send(broker, Reserved(id=key))
+    run(node)
+    assert (status(node, "old"), status(node, "new")) == (SagaStatus.RUNNING, SagaStatus.COMPLETED)
+
+
+# ---- verify
+
+
+def test_i07_a_log_that_was_tampered_with_is_found(node: Node, broker: MemoryBroker) -> None:
+    send(broker, Begun(id="1"))
+    run(node)
+    operator, id, log = Operator(node.store), saga_id("buy", "1"), node.store.tables.saga_log
+    assert operator.verify(id) is None
+    with node.store.engine.begin() as connection:
+        last = connection.scalar(select(func.max(log.c.seq)))
+        connection.execute(log.delete().where(log.c.seq == last))
+    assert "gaps" in str(operator.verify(id))
+    assert [problem is None for _, problem in operator.verify_all()] == [False]
+    assert operator.verify(uuid4()) == "there is no such saga"

@@ -1,0 +1,343 @@
+"""The relay: nothing lost, no key reordered, whatever is refused, committed late, or done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import delete, insert
+
+from kafkasaga import Outbox, Service
+from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
+from kafkasaga.ports import OutboxRow, RelayQueue, SendError
+from kafkasaga.runtime import relay as relay_module
+from kafkasaga.runtime.relay import Relay
+from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
+from tests.unit.runtime.kit import Node, VirtualClock, until
+
+
+@pytest.fixture
+def node(broker: MemoryBroker, clock: VirtualClock) -> Node:
+    return Node(Service("svc", outbox=Outbox()), broker, clock)
+
+
+def put(node: Node, topic: str, key: str, body: str, position: int | None = None) -> UUID:
+    """A committed row."""
+    identity = uuid4()
+    values = {"message_id": identity, "topic": topic, "key": key, "payload": body.encode(), "headers": "{}"}
+    values |= {"created_at": datetime.now(UTC)} | ({} if position is None else {"id": position})
+    with node.store.engine.begin() as connection:
+        connection.execute(insert(node.store.tables.outbox).values(**values))
+    return identity
+
+
+def sent(broker: MemoryBroker, topic: str, key: str | None = None) -> list[str]:
+    records = broker.records(topic)
+    return [(r.value or b"").decode() for r in records if key is None or r.key == key.encode()]
+
+
+class Queue:
+    """A real queue, and what happens around it: another process takes or gives the lock, or commits in between."""
+
+    def __init__(self, node: Node, **hooks: Callable[..., Any]) -> None:
+        self._queue: RelayQueue = node.store.relay_queue()
+        self._hooks = hooks
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._queue, name)
+        hook = self._hooks.get(name)
+        return real if hook is None else lambda *args, **kwargs: hook(real, *args, **kwargs)
+
+
+class Producer(MemoryProducer):
+    """Shows what is under way."""
+
+    @property
+    def under_way(self) -> list[tuple[str, str]]:
+        return [(topic, key) for topic, key, *_ in self._waiting]
+
+
+def test_rows_are_published_in_order_and_deleted(node: Node, broker: MemoryBroker) -> None:
+    for n in range(30):
+        put(node, "t", f"k{n % 3}", str(n))
+    node.publish()
+    for k in range(3):
+        assert sent(broker, "t", f"k{k}") == [str(n) for n in range(k, 30, 3)]
+    assert node.count("outbox") == 0
+
+
+def test_i04_at_most_one_row_of_a_lane_is_unacknowledged(node: Node, broker: MemoryBroker) -> None:
+    producers: list[Producer] = []
+
+    def connect() -> Producer:
+        producers.append(Producer(broker))
+        return producers[0]
+
+    relay = Relay(node.store.relay_queue(), connect, node.clock, poll_interval=0.001)
+    for n in range(20):
+        put(node, "t", f"k{n % 2}", str(n))
+        put(node, "u", "k0", str(n))
+    relay.step()  # `poll` served what had been sent; what follows each of them is under way now
+    lanes = producers[0].under_way
+    assert sorted(lanes) == [("t", "k0"), ("t", "k1"), ("u", "k0")]
+
+
+def test_i02_a_row_is_deleted_only_when_it_was_acknowledged(node: Node, broker: MemoryBroker) -> None:
+    put(node, "t", "k", "1")
+    broker.down = True
+    for _ in range(5):
+        node.relay.step()
+    assert node.count("outbox") == 1
+    broker.down = False
+    node.clock.sleep(10)
+    node.publish()
+    assert sent(broker, "t") == ["1"]
+    assert node.count("outbox") == 0
+
+
+def test_a09_a_row_that_cannot_be_delivered_blocks_its_lane_only_and_is_recorded(
+    node: Node, broker: MemoryBroker
+) -> None:
+    broker.reject = lambda topic, key, value: SendError("too large", permanent=True) if value == b"big" else None
+    put(node, "t", "k", "1")
+    big = put(node, "t", "k", "big")
+    put(node, "t", "k", "3")
+    put(node, "t", "other", "4")
+    node.publish()
+    assert sent(broker, "t", "k") == ["1"]
+    assert sent(broker, "t", "other") == ["4"]
+    assert node.store.relay_queue().blocked() == {big: "too large"}
+    put(node, "t", "k", "5")
+    node.publish()
+    assert sent(broker, "t", "k") == ["1"]
+
+
+def test_a_blocked_lane_goes_on_in_order_when_the_cause_is_gone(node: Node, broker: MemoryBroker) -> None:
+    broker.reject = lambda topic, key, value: SendError("too large", permanent=True) if value == b"big" else None
+    for body in ("big", "2", "3"):
+        put(node, "t", "k", body)
+    node.publish()
+    broker.reject = None
+    node.publish()
+    assert sent(broker, "t") == [], "it is not tried again at once"
+    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.publish()
+    assert sent(broker, "t") == ["big", "2", "3"]
+    assert node.store.relay_queue().blocked() == {}
+
+
+def test_a_blocked_row_that_an_operator_deleted_lets_its_lane_go_on(node: Node, broker: MemoryBroker) -> None:
+    broker.reject = lambda topic, key, value: SendError("too large", permanent=True) if value == b"big" else None
+    big = put(node, "t", "k", "big")
+    put(node, "t", "k", "2")
+    node.publish()
+    outbox = node.store.tables.outbox
+    with node.store.engine.begin() as connection:
+        connection.execute(delete(outbox).where(outbox.c.message_id == big))
+    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.publish()
+    assert sent(broker, "t") == ["2"]
+
+
+def test_a_passing_failure_is_tried_again_without_a_record(node: Node, broker: MemoryBroker) -> None:
+    broker.reject = lambda topic, key, value: SendError("timed out", permanent=False)
+    for body in ("1", "2"):
+        put(node, "t", "k", body)
+    node.publish()
+    broker.reject = None
+    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.publish()
+    assert sent(broker, "t") == ["1", "2"]
+    assert node.count("outbox_block") == 0
+
+
+def test_a10_a_dead_topic_does_not_hold_others_back(node: Node, broker: MemoryBroker) -> None:
+    broker.reject = lambda topic, key, value: SendError("no topic", permanent=True) if topic == "dead" else None
+    relay = node.new_relay(window=8)
+    waits: list[float] = []
+    relay._queue = Queue(node, wait=lambda real, timeout: waits.append(timeout))  # type: ignore[assignment]
+    for n in range(100):
+        put(node, "dead", f"k{n}", "x")
+    put(node, "alive", "k", "1")
+    until(lambda: sent(broker, "alive") == ["1"], relay.step)
+    assert waits == [], "it reads on until the end before it rests"
+    assert node.count("outbox_block") == 100
+
+
+def test_a08_a_lower_position_committed_late_is_still_published(node: Node, broker: MemoryBroker) -> None:
+    put(node, "t", "k", "1", position=1)
+    put(node, "t", "k", "3", position=3)
+    node.publish()
+    put(node, "t", "late", "2", position=2)
+    node.publish()
+    assert sent(broker, "t", "late") == ["2"]
+
+
+@pytest.mark.parametrize("page", range(1, 12))
+def test_a08_a_row_does_not_overtake_one_that_was_committed_behind_the_reader(
+    node: Node, broker: MemoryBroker, page: int
+) -> None:
+    """One writer, two transactions, one key: the first took position 3 early and committed while a sweep was under way."""
+    pages: list[int] = []
+
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        rows = real(*args)
+        pages.append(len(rows))
+        if len(pages) == page:
+            put(node, "t", "k", "first", position=3)
+            put(node, "t", "k", "second")
+        return rows
+
+    for n in range(1, 40):
+        if n != 3:
+            put(node, "t", f"other{n}", "x", position=n)
+    relay = node.new_relay(Queue(node, fetch=fetch), window=8)
+    until(lambda: len(pages) > page and node.count("outbox") == 0, relay.step)
+    assert sent(broker, "t", "k") == ["first", "second"]
+
+
+def test_a_second_relay_stands_by_and_takes_over(node: Node, broker: MemoryBroker) -> None:
+    first, second = node.relay, node.new_relay()
+    first.step()
+    put(node, "t", "k", "1")
+    second.step()
+    assert (first.active, second.active) == (True, False)
+    assert sent(broker, "t") == []
+    first._queue.close()
+    until(lambda: node.count("outbox") == 0, second.step)
+    assert sent(broker, "t") == ["1"]
+
+
+class Slow(MemoryProducer):
+    """Acknowledges when it likes."""
+
+    def __init__(self, broker: MemoryBroker, random: Random) -> None:
+        super().__init__(broker)
+        self._random = random
+
+    def poll(self, timeout: float) -> None:
+        if self._random.random() < 0.3:
+            super().poll(timeout)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_i04_twins_repeat_but_never_reorder(node: Node, broker: MemoryBroker, seed: int) -> None:
+    """Two relays that both believe that they hold the queue, interleaved at random; each may also lose its memory."""
+    random = Random(seed)
+    relays = [
+        Relay(
+            Queue(node, acquire=lambda real: True),
+            lambda: Slow(broker, random),
+            node.clock,
+            poll_interval=0.001,
+            window=8,
+        )
+        for _ in range(2)
+    ]
+
+    def step() -> None:
+        relay = random.choice(relays)
+        relay.step()
+        node.clock.sleep(0.001)
+        if random.random() < 0.1:
+            relay._stand_back(None)
+
+    for n in range(60):
+        put(node, "t", f"k{n % 4}", str(n))
+        for _ in range(random.randrange(3)):
+            step()
+    until(lambda: node.count("outbox") == 0, step)
+    for k in range(4):
+        seen = sent(broker, "t", f"k{k}")
+        assert list(dict.fromkeys(seen)) == [str(n) for n in range(k, 60, 4)]
+    assert len(sent(broker, "t")) > 60, "they did repeat"
+
+
+def test_an_acknowledged_row_whose_delete_met_a_conflict_is_deleted_later(node: Node, broker: MemoryBroker) -> None:
+    conflicts = iter(range(3))
+
+    def conflict(real: Callable[..., None], rows: Sequence[OutboxRow]) -> None:
+        if next(conflicts, None) is not None:
+            raise SerializationConflict("busy")
+        real(rows)
+        relay.stop()
+
+    relay = node.new_relay(Queue(node, delete=conflict))
+    put(node, "t", "k", "1")
+    relay.run()
+    assert sent(broker, "t") == ["1"]
+    assert node.count("outbox") == 0
+
+
+def test_a_database_that_goes_away_makes_it_begin_again(node: Node, broker: MemoryBroker) -> None:
+    outages = iter(range(3))
+
+    def away(real: Callable[..., None], rows: Sequence[OutboxRow]) -> None:
+        if next(outages, None) is not None:
+            raise DatabaseUnavailable("gone")
+        real(rows)
+        if not node.count("outbox"):
+            relay.stop()
+
+    relay = node.new_relay(Queue(node, delete=away))
+    for n in range(5):
+        put(node, "t", "k", str(n))
+    relay.run()
+    assert list(dict.fromkeys(sent(broker, "t"))) == [str(n) for n in range(5)]
+
+
+def test_i14_while_kafka_is_away_the_same_rows_are_not_read_over_and_over(node: Node, broker: MemoryBroker) -> None:
+    reads: list[int] = []
+
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        reads.append(1)
+        return real(*args)
+
+    relay = Relay(Queue(node, fetch=fetch), broker.producer, node.clock, poll_interval=1.0)
+    for n in range(10):
+        put(node, "t", f"k{n}", str(n))
+    broker.down = True
+    for _ in range(500):  # ten seconds
+        relay.step()
+        node.clock.sleep(0.02)
+    assert len(reads) < 25
+    broker.down = False
+    for _ in range(5):
+        relay.step()
+    assert node.count("outbox") == 0
+
+
+def test_a_relay_that_is_told_to_stop_publishes_what_is_there(node: Node, broker: MemoryBroker) -> None:
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        rows = real(*args)
+        relay.stop()
+        return rows
+
+    relay = node.new_relay(Queue(node, fetch=fetch), window=8)
+    for n in range(50):
+        put(node, "t", f"k{n % 3}", str(n))
+    relay.run()
+    assert node.count("outbox") == 0
+    assert len(sent(broker, "t")) == 50
+
+
+def test_a_relay_that_is_told_to_stop_while_kafka_is_away_ends_and_loses_nothing(
+    node: Node, broker: MemoryBroker
+) -> None:
+    broker.down = True
+    put(node, "t", "k", "1")
+    ticks = MemoryProducer.poll
+
+    class Waiting(MemoryProducer):
+        def poll(self, timeout: float) -> None:
+            node.clock.sleep(timeout)
+            relay.stop()
+            ticks(self, timeout)
+
+    relay = Relay(node.store.relay_queue(), lambda: Waiting(broker), node.clock, poll_interval=0.001)
+    relay.run()
+    assert node.count("outbox") == 1
