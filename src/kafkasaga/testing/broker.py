@@ -98,10 +98,11 @@ class MemoryBroker:
     def _rebalance(self, group: str) -> None:
         members = self._groups[group].members
         shares: dict[int, set[TopicPartition]] = {n: set() for n in range(len(members))}
-        for topic in sorted({topic for member in members for topic in member.topics}):
+        for at, topic in enumerate(sorted({topic for member in members for topic in member.topics})):
             able = [n for n, member in enumerate(members) if topic in member.topics]
             for partition in range(self.partitions):
-                shares[able[partition % len(able)]].add(TopicPartition(topic, partition))
+                # Round robin over topics too: one key's messages of two topics may well go to two members.
+                shares[able[(at * self.partitions + partition) % len(able)]].add(TopicPartition(topic, partition))
         for n, member in enumerate(members):
             member.assign_next(shares[n])
 

@@ -30,6 +30,8 @@ class Fault(StrEnum):
     """A record is in its topic twice."""
     DELAY = "delay"
     """A record becomes readable late: those of other topics overtake it."""
+    OVERLAP = "overlap"
+    """A command arrives in the same moment as its compensation."""
     LOST_ACKNOWLEDGEMENT = "lost acknowledgement"
     """A record was written, but its producer hears of an error."""
     REJECTION = "rejection"
@@ -54,7 +56,7 @@ _DENSITIES = (0.004, 0.02, 0.08)
 """How likely a fault is at each place where it could strike."""
 _RARE = {Fault.CLOCK_JUMP: 0.3, Fault.BROKER_OUTAGE: 0.2, Fault.DATABASE_OUTAGE: 0.2}
 """Faults with so many places that they would be everywhere, and how much rarer they are."""
-_OFTEN = {Fault.REFUSAL: 6.0, Fault.HANDLER_ERROR: 4.0, Fault.SILENCE: 2.0, Fault.REJECTION: 3.0, Fault.DELAY: 2.0}
+_OFTEN = {Fault.REFUSAL: 6.0, Fault.HANDLER_ERROR: 4.0, Fault.SILENCE: 2.0, Fault.REJECTION: 3.0, Fault.DELAY: 2.0, Fault.OVERLAP: 4.0}
 """Faults with few places."""
 
 
@@ -82,21 +84,15 @@ class Chance:
 
     def strikes(self, fault: Fault, place: str, kind: str = "") -> bool:
         """Whether ``fault`` strikes at ``place``. ``kind`` is the place without whose it is, for counting."""
+        if self._only is None and (fault not in self._rates or self._left <= 0):
+            return False
         name = f"{fault.value}: {place}"
-        if self._only is not None:
-            struck = name in self._only
-        else:
-            rate = self._rates.get(fault, 0.0)
-            struck = rate > 0 and self._left > 0 and self.fraction(name) < rate
+        struck = self.fraction(name) < self._rates[fault] if self._only is None else name in self._only
         if struck:
             self._left -= 1
             self.taken.append(name)
             self.reached[fault, kind] += 1
         return struck
-
-    def possible(self, fault: Fault) -> bool:
-        """Whether ``fault`` may strike in this run at all."""
-        return self._only is not None or fault in self._rates
 
     def number(self, name: str) -> int:
         """A number of 64 bits that follows from the seed and a name."""
@@ -121,7 +117,7 @@ class Chance:
     def _profile(self, faults: Sequence[Fault]) -> tuple[dict[Fault, float], int]:
         """Each run has a character of its own: some faults are frequent in it, others never happen."""
         random = Random(self._key)  # noqa: S311 (not a secret)
-        chosen = [fault for fault in faults if random.random() < 0.5]
+        chosen = [fault for fault in faults if random.random() < random.choice((0.2, 0.5))]
         if faults:
             chosen.append(faults[self.seed % len(faults)])
         rates = {

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DELIVERY_TIMEOUT: Final = 120.0
 """Seconds after which a producer gives a message up, as ``delivery.timeout.ms`` says."""
 
+LONGEST_OVERLAP: Final = 1000.0
+"""Seconds after which a command is delivered although no compensation has come."""
+
 Answered = tuple[UUID, str, int, Operation]
 
 
@@ -37,6 +40,7 @@ class WorldBroker(MemoryBroker):
         """Every answer to a step's operation, and when it was written."""
         self.wrote: Callable[[str, Record], None] = lambda writer, record: None
         """Hears of every record."""
+        self._held: dict[tuple[UUID, str], Record] = {}
         self._readable: dict[TopicPartition, list[float]] = defaultdict(list)
         """For each record, from when on consumers get it."""
 
@@ -44,26 +48,45 @@ class WorldBroker(MemoryBroker):
         """Append a record; consumers may get it a moment later."""
         record = self.append(topic, key.encode(), value, {name: text.encode() for name, text in headers.items()})
         attributes, place = read_attributes(record), TopicPartition(topic, record.partition)
-        name = f"{topic} {key} #{record.offset}"
+        at = self._readable_at(record, f"{topic} {key} #{record.offset}")
+        self.written[attributes.id].append(record)
+        saga = attributes.saga
+        if saga is not None and saga.command_id is not None:
+            answered = (saga.saga_id, saga.step, saga.generation, saga.operation)
+            self.replies[answered].append((self.world.time, record))
+        elif saga is not None and saga.operation is Operation.COMPENSATION:
+            self._release((saga.saga_id, saga.step), at)
+        elif saga is not None and self.world.chance.strikes(Fault.OVERLAP, f"{topic} {key} #{record.offset}"):
+            self._held[saga.saga_id, saga.step] = record
+            at += LONGEST_OVERLAP
+        self._readable[place].append(at)
+        self.world.at(at, lambda: self._deliver(topic))
+        self.wrote(writer, record)
+        return record
+
+    def _readable_at(self, record: Record, name: str) -> float:
+        """From when on consumers get a record, unless one before it in its partition comes later still."""
         at = self.world.time + self.world.chance.latency(f"deliver {name}")
         if self.world.chance.strikes(Fault.DELAY, name):
             at += self.world.chance.choose(f"delay {name}", (1.0, 0.1, 40.0, 150.0))
-        earlier = self._readable[place]
-        earlier.append(max(at, earlier[-1] if earlier else at))
-        self.written[attributes.id].append(record)
-        if (saga := attributes.saga) is not None and saga.command_id is not None:
-            answered = (saga.saga_id, saga.step, saga.generation, saga.operation)
-            self.replies[answered].append((self.world.time, record))
-        self.world.at(earlier[-1], lambda: self._deliver(topic))
-        self.wrote(writer, record)
-        return record
+        return at
+
+    def _release(self, step: tuple[UUID, str], at: float) -> None:
+        """A compensation is on its way: the command that was held back comes with it."""
+        record = self._held.pop(step, None)
+        if record is not None:
+            at += (self.world.chance.fraction(f"overlap {step}") - 0.5) * 0.01
+            self._readable[TopicPartition(record.topic, record.partition)][record.offset] = at
+            self.world.at(at, lambda: self._deliver(record.topic))
 
     def readable(self, place: TopicPartition, start: int, limit: int) -> list[Record]:
         """What a consumer gets now."""
         if self.world.time < self.down_until:
             return []
-        log, times = self.log(place), self._readable[place]
-        end = start
+        log, end = self.log(place), start
+        if end >= len(log):
+            return []
+        times = self._readable[place]
         while end < min(len(log), start + limit) and times[end] <= self.world.time:
             end += 1
         return log[start:end]
