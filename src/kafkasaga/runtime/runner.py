@@ -7,6 +7,7 @@ foresaw, the process ends with that error: restarting it is the platform's busin
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -40,6 +41,11 @@ Role = Literal["consumer", "relay", "timekeeper"]
 ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper")
 
 
+def end_process() -> None:
+    """Ask the whole process to end, as its platform would."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class _Loop(Protocol):
     def run(self) -> None: ...
     def stop(self) -> None: ...
@@ -53,10 +59,16 @@ class _Running:
 
 
 class Runner:
-    """A service at work in this process."""
+    """A service at work in this process. ``on_failure`` is called (in the loop's thread) when a loop has died."""
 
-    def __init__(self, service: Service, settings: Settings, roles: Sequence[Role] = ROLES) -> None:
-        self._service, self._settings = service, settings
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        roles: Sequence[Role] = ROLES,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._service, self._settings, self._on_failure = service, settings, on_failure
         self._roles: list[Role] = [role for role in ROLES if role in roles]
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
@@ -143,6 +155,7 @@ class Runner:
             log.exception("loop failed; the service ends", role=role)
             self._failure = error
             self._ended.put(None)
+            self._on_failure()
 
     def _patiently(self, what: str, check: Callable[[], None]) -> bool:
         """Run a check of the start; wait while what it asks is away. False if it was told to stop meanwhile."""

@@ -20,7 +20,7 @@ from kafkasaga.runtime.handlers import Handler, inspect_handler
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.routing import Router, definitions_by_version
-from kafkasaga.runtime.runner import ROLES, Role, Runner
+from kafkasaga.runtime.runner import ROLES, Role, Runner, end_process
 from kafkasaga.saga.definition import Definition, Saga
 from kafkasaga.saga.policy import Retry, exponential
 from kafkasaga.settings import Settings
@@ -164,9 +164,19 @@ class Service:
         Runner(self, settings or Settings.load(), roles).run()
 
     @contextmanager
-    def running(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> Generator[Runner]:
-        """Run beside something else, such as a web application, for as long as the block lasts."""
-        runner = Runner(self, settings or Settings.load(), roles)
+    def running(
+        self,
+        settings: Settings | None = None,
+        *,
+        roles: Sequence[Role] = ROLES,
+        on_failure: Callable[[], None] = end_process,
+    ) -> Generator[Runner]:
+        """Run beside something else, such as a web application, for as long as the block lasts.
+
+        If one of the service's loops dies of an error that nobody foresaw, ``on_failure`` is called: by default the
+        process gets a SIGTERM, so that it does not live on with half of it dead. Leaving the block raises the error.
+        """
+        runner = Runner(self, settings or Settings.load(), roles, on_failure)
         try:
             runner.start()
             yield runner
