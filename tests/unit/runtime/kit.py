@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, event, select
 
 from kafkasaga import Ends, Message, Outbox, Saga, SagaState, Service, Step
-from kafkasaga.messages import Attributes, Operation, Record, SagaContext, read_attributes
+from kafkasaga.messages import Attributes, Operation, SagaContext, contract_of, read_attributes
 from kafkasaga.ports import Parked
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.consumer import ConsumerLoop
@@ -175,7 +175,7 @@ class Node:
         return seen
 
     def _ends(self) -> dict[Any, int]:
-        replies = sorted({t.__contract__.topic for d in self.service.definitions.values() for t in d.replies})
+        replies = sorted({contract_of(t).topic for d in self.service.definitions.values() for t in d.replies})
         return {place: end for place, end in self.broker.ends(replies).items() if end}
 
 
@@ -212,9 +212,9 @@ def send(
 ) -> UUID:
     """Append a message to its topic, as any service would; returns its id."""
     identity = id or uuid4()
-    headers = {"ce_id": str(identity), "ce_source": source, "ce_type": _type(message)}
+    headers = {"ce_id": str(identity), "ce_source": source, "ce_type": contract_of(message).type}
     headers |= {} if saga is None else saga_headers(saga)
-    broker.append(_topic(message), message.id.encode(), message.model_dump_json().encode(), _bytes(headers))  # type: ignore[attr-defined]
+    broker.append(contract_of(message).topic, message.id.encode(), message.model_dump_json().encode(), _bytes(headers))  # type: ignore[attr-defined]
     return identity
 
 
@@ -249,10 +249,6 @@ def bodies(broker: MemoryBroker, topic: str) -> list[bytes | None]:
     return [record.value for record in broker.records(topic)]
 
 
-def keyed(records: list[Record], key: str) -> Iterator[Record]:
-    return (record for record in records if record.key == key.encode())
-
-
 def until(condition: Callable[[], object], step: Callable[[], object], rounds: int = 1000) -> None:
     """Take steps until something is so."""
     for _ in range(rounds):
@@ -264,16 +260,6 @@ def until(condition: Callable[[], object], step: Callable[[], object], rounds: i
 
 def _enforce_foreign_keys(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _topic(message: Message) -> str:
-    assert message.__contract__ is not None
-    return message.__contract__.topic
-
-
-def _type(message: Message) -> str:
-    assert message.__contract__ is not None
-    return message.__contract__.type
 
 
 def _bytes(headers: dict[str, str]) -> dict[str, bytes]:

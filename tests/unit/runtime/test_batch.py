@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import insert, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from kafkasaga import Service, exponential
@@ -325,7 +325,7 @@ def test_a_handler_that_swallows_a_database_error_does_not_take_others_with_it(s
     def swallowed(session: Session) -> None:
         try:
             session.execute(text("INSERT INTO entries (n) VALUES (1)"))
-        except Exception:
+        except IntegrityError:
             session.connection().get_transaction().rollback()  # type: ignore[union-attr]
 
     shop.faults["a"] = swallowed

@@ -36,7 +36,7 @@ class Shop:
         self.error: KafkasagaError = DatabaseUnavailable("gone")
         self.on_failure: Any = lambda: None
         self._begin = self.node.store.begin
-        self.node.store.begin = self.begin  # type: ignore[method-assign]
+        self.node.store.begin = self.begin  # type: ignore[method-assign, assignment]
 
     @contextmanager
     def begin(self) -> Generator[UnitOfWork]:

@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, func, select
 
 from kafkasaga import DefinitionError, Ends, LocalStep, Outbox, Saga, Service, Step, WaitFor
 from kafkasaga.messages import Operation
-from kafkasaga.ports import ParkedStatus
+from kafkasaga.ports import ParkedStatus, TopicPartition
 from kafkasaga.runtime.operator import Operator
 from kafkasaga.saga.instance import SagaStatus, saga_id
 from kafkasaga.stores import Session
@@ -182,14 +182,10 @@ def test_what_a_local_step_publishes_has_ids_by_its_place_in_the_saga(
             ends = Ends[State]()
 
         node = Node(Service("local", sagas=[Local], outbox=outbox), broker, clock)
-        with node.store.begin() as uow:
-            assert uow.session
         node.consume()
         node.loop._consumer.close()
         with node.store.engine.connect() as connection:
             return list(connection.scalars(select(node.store.tables.outbox.c.message_id)))
-
-    from kafkasaga.ports import TopicPartition
 
     send(broker, Begun(id="1"))
     send(broker, Begun(id="2"))
@@ -227,9 +223,13 @@ def test_a_new_incarnation_is_a_new_saga(node: Node) -> None:
 
 
 def test_a_saga_whose_transaction_is_rolled_back_has_not_started(node: Node) -> None:
-    with pytest.raises(ZeroDivisionError), node.store.begin() as uow:
-        node.service.start(uow.session, Buy, State(id="1"))
-        raise ZeroDivisionError
+    def fail() -> None:
+        with node.store.begin() as uow:
+            node.service.start(uow.session, Buy, State(id="1"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert node.count("saga") == node.count("outbox") == node.count("saga_log") == 0
 
 

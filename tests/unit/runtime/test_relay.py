@@ -159,7 +159,7 @@ def test_a10_a_dead_topic_does_not_hold_others_back(node: Node, broker: MemoryBr
     broker.reject = lambda topic, key, value: SendError("no topic", permanent=True) if topic == "dead" else None
     relay = node.new_relay(window=8)
     waits: list[float] = []
-    relay._queue = Queue(node, wait=lambda real, timeout: waits.append(timeout))  # type: ignore[assignment]
+    relay._queue = Queue(node, wait=lambda real, timeout: waits.append(timeout))
     for n in range(100):
         put(node, "dead", f"k{n}", "x")
     put(node, "alive", "k", "1")
@@ -181,7 +181,7 @@ def test_a08_a_lower_position_committed_late_is_still_published(node: Node, brok
 def test_a08_a_row_does_not_overtake_one_that_was_committed_behind_the_reader(
     node: Node, broker: MemoryBroker, page: int
 ) -> None:
-    """One writer, two transactions, one key: the first took position 3 early and committed while a sweep was under way."""
+    """One writer, two transactions, one key: the first took position 3 early, and committed during a sweep."""
     pages: list[int] = []
 
     def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
