@@ -60,3 +60,10 @@ def test_a_wrong_link_is_found(text: str, target: str) -> None:
     page = Path(__file__) if "#" not in target else ROOT / "README.md"
     target = target if "#" not in target else "#nothing"
     assert problem(Link(page, 1, text, target)) is not None
+
+
+@pytest.mark.parametrize(("page", "letter", "count"), [("guarantees", "I", 15), ("anomalies", "A", 40)])
+def test_none_is_left_out(page: str, letter: str, count: int) -> None:
+    text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text("utf-8")
+    rows = re.findall(rf"^\| (?:\*\*)?({letter}\d+)\b", text, re.MULTILINE)
+    assert rows == [f"{letter}{number}" for number in range(1, count + 1)]
