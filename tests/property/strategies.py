@@ -158,8 +158,8 @@ def definitions(draw: st.DrawFn) -> Definition:
     flow = builder.flow(settled=False)
     if draw(st.booleans()) and len(builder.steps) < STEPS:
         flow = flow >> builder.pivot()
-        if draw(st.booleans()) and len(builder.steps) < STEPS:
-            flow = flow >> builder.flow(settled=True, depth=1)
+    if draw(st.booleans()) and len(builder.steps) < STEPS:
+        flow = flow >> builder.flow(settled=True, depth=1)
     ends = Ends[Any](completed=lambda s: Done(), cancelled=lambda s, why: Undone(reason=why.reason))
     body = {**builder.steps, "flow": flow, "ends": ends}
     options = {"name": "random", "version": 1, "starts_on": Begun}

@@ -164,7 +164,7 @@ def test_i08_each_step_is_undone_after_the_next_was_confirmed(world: World) -> N
 @given(worlds())
 def test_steps_in_sequence_begin_in_order(world: World) -> None:
     began = {path: n for n, path in reversed(list(enumerate(map(step_of, world.log)))) if path is not None}
-    succeeded = {**_first(world.log, StepSucceeded), **_first_skipped(world.log, began)}
+    succeeded = {**_first_skipped(world.log, began), **_first(world.log, StepSucceeded)}
     for earlier, later in _ordered(world.definition, list(began)):
         assert succeeded[earlier] < began[later]
 

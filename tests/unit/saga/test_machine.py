@@ -41,6 +41,7 @@ from tests.unit.saga.orders import (
     WithPivot,
     approving,
     paying,
+    pivot,
     reserving,
 )
 
@@ -90,6 +91,12 @@ class ApprovalBesidePayment(Saga[State], name="approval-beside-payment", version
     approve = approving()
     pay = paying()
     flow = reserve >> parallel(approve, pay)
+
+
+class ShippingBesideChecking(Saga[State], name="shipping-beside-checking", version=1, starts_on=Created):
+    ship = pivot(kind="retriable")
+    check = reserving(fails_on=())
+    flow = parallel(ship, check)
 
 
 # ---- forward
@@ -369,6 +376,13 @@ def test_an_operators_retry_after_a_refusal_is_not_answered_with_the_old_refusal
     assert isinstance(effect, Send)
     assert effect.context is not None
     assert effect.context.generation == 2
+
+
+def test_nothing_turns_back_once_a_retriable_step_has_begun() -> None:
+    run = Run(ShippingBesideChecking)
+    run.take(Woken(), after=HALF_A_MINUTE)
+    assert run.instance.steps["check"].status is StepStatus.STUCK
+    assert run.instance.turned is None
 
 
 # ---- fan-out and conditions
