@@ -98,6 +98,21 @@ def test_failure_of_the_callback_is_raised_by_the_next_poll_and_nothing_is_read_
     assert len(calls) == 3
 
 
+def test_partitions_that_could_not_begin_can_be_given_up(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    topic, revoked = broker.topic(1), list[TopicPartition]()
+
+    def assigned(_: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        raise DatabaseUnavailable("away")
+
+    consumer = KafkaConsumer(broker, unique("group"))
+    consumer.subscribe([topic], assigned, revoked.extend)
+    with pytest.raises(DatabaseUnavailable):
+        until(lambda: consumer.poll(10, 0.1), "an assignment")
+    consumer.close()
+    assert not revoked
+    assert not caplog.records
+
+
 def test_two_members_share_the_partitions_and_the_one_that_stays_gets_all(broker: Broker) -> None:
     topic, group = broker.topic(4), unique("group")
     everything = {TopicPartition(topic, partition) for partition in range(4)}
@@ -109,19 +124,23 @@ def test_two_members_share_the_partitions_and_the_one_that_stays_gets_all(broker
         stays.has(lambda: stays.partitions == everything, "all partitions again")
 
 
-def test_pause_holds_for_partitions_that_come_while_paused(broker: Broker) -> None:
+@pytest.mark.parametrize("starts_at", [None, 0])
+def test_pause_holds_for_partitions_that_come_while_paused(broker: Broker, starts_at: int | None) -> None:
     topic, group = broker.topic(2), unique("group")
-    with Member(broker, group, [topic]) as stays:
+    starts = {} if starts_at is None else {TopicPartition(topic, partition): starts_at for partition in range(2)}
+    with Member(broker, group, [topic], starts) as stays:
         with Member(broker, group, [topic]) as leaves:
             leaves.has(lambda: stays.poll() or (len(leaves.partitions), len(stays.partitions)) == (1, 1), "halves")
             stays.consumer.pause()
-            for key in ("k", "l", "m", "n"):
+            for key in ("0", "1", "2", "3", "4", "5", "6", "7"):
                 fill(broker, topic, [b"v"], key=key)
+            assert all(Topics(broker).ends([topic]).values())
         stays.has(lambda: len(stays.partitions) == 2, "all partitions")
         for _ in range(10):
-            assert stays.poll() == []
+            stays.poll()
+        assert stays.records == []
         stays.consumer.resume()
-        assert len(stays.read(4)) == 4
+        assert len(stays.read(8)) == 8
 
 
 STATIC_MEMBER = """

@@ -134,10 +134,7 @@ class KafkaConsumer:
             self._revoked(known)
         except Exception as error:  # noqa: BLE001 - raised to the caller by the next poll
             self._failure = error
-        if self._config.cooperative:
-            self._consumer.incremental_unassign([Place(*place) for place in known])
-        else:
-            self._consumer.unassign()
+        # The binding takes them from librdkafka's assignment by itself, in the way of the group's protocol.
 
     def _assign(self, places: list[Place]) -> None:
         if self._config.cooperative:
@@ -149,32 +146,36 @@ class KafkaConsumer:
 
     def _taken(self, message: Message[Any, Any]) -> Record | None:
         error = message.error()
-        if error is None:
-            record = record_of(message)
-            self._reading[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            return record
         place = TopicPartition(message.topic() or "", message.partition() or 0)
-        if error.code() == KafkaError._PARTITION_EOF:
-            self._reading[place] = message.offset() or 0
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._begin_again(place, message.offset(), error)
-        elif error.fatal() or error.code() == KafkaError._FATAL:
+        if error is None or error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+            if place not in self._reading:  # taken from the queue before the partition was taken away, in the same poll
+                return None
+            return self._read(place, message)
+        if error.fatal() or error.code() == KafkaError._FATAL:
             self._link.fatal = self._config.masked(error.str())
         else:
             self._link.trouble(" ".join(filter(None, (message.topic(), error.str()))))
         return None
 
+    def _read(self, place: TopicPartition, message: Message[Any, Any]) -> Record | None:
+        error = message.error()
+        if error is None:
+            record = record_of(message)
+            self._reading[place] = record.offset + 1
+            return record
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._reading[place] = message.offset() or 0
+        else:
+            self._begin_again(place, message.offset(), error)
+        return None
+
     def _begin_again(self, place: TopicPartition, wanted: int | None, error: KafkaError) -> None:
         """The log does not have the wanted offset, or the group has none: go on at the earliest record."""
-        if place not in self._reading:
-            return
         start = Place(*place, OFFSET_BEGINNING)
         if self._config.cooperative:
             self._consumer.incremental_unassign([start])
         self._assign([start])
         self._reading[place] = None
-        if self._paused:
-            self._consumer.pause([start])
         if wanted is not None and wanted >= 0:
             self._say_what_is_missing(place, wanted, error)
 
