@@ -382,7 +382,7 @@ class Producer(Protocol):
     """Sends messages, in the order of the calls for each partition; acknowledged by all in-sync replicas."""
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
-        """Queue a message; ``done`` is called from ``poll`` (or at once, for a message that cannot be queued)."""
+        """Queue a message; ``done`` is called from ``poll`` or ``close``, never from here."""
         ...
 
     def poll(self, timeout: float) -> None:
@@ -390,5 +390,5 @@ class Producer(Protocol):
         ...
 
     def close(self, timeout: float) -> None:
-        """Wait for what is under way, at most ``timeout`` seconds, then drop it: the outbox still has it."""
+        """Wait for what is under way, at most ``timeout`` seconds, then drop it (``done`` hears of both): the outbox has it."""
         ...
