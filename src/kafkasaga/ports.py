@@ -390,5 +390,5 @@ class Producer(Protocol):
         ...
 
     def close(self, timeout: float) -> None:
-        """Wait for what is under way, at most ``timeout`` seconds, then drop it (``done`` hears of both): the outbox has it."""
+        """Wait for what is under way, at most ``timeout`` seconds, then drop it; ``done`` hears of both."""
         ...
