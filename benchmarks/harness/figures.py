@@ -49,6 +49,8 @@ class Workload:
     """The value that ratios are made of."""
     contenders: Sequence[Contender]
     less_is_better: bool = False
+    baseline: str = "ceiling"
+    """The contender that the others are compared with."""
 
 
 def rates(units: int, usage: Usage, unit: str) -> Figures:

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.support import KafkaServer, PostgresServer
 
@@ -84,6 +85,13 @@ class Machine:
             return read_ends(consumer, topics)
         finally:
             consumer.close()
+
+    def members(self, group: str) -> int:
+        """How many members of a settled consumer group have partitions; 0 while it is not settled."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 3})
+        found = admin.describe_consumer_groups([group])[group].result(10)
+        settled = found.state == ConsumerGroupState.STABLE
+        return sum(bool(member.assignment.topic_partitions) for member in found.members) if settled else 0
 
     def observer(self) -> Consumer:
         """A consumer that reads what the workloads wrote, and commits nothing."""

@@ -21,6 +21,7 @@ class Options:
     messages: int
     sagas: int
     in_flight: tuple[int, ...]
+    partitions: int
     latency_seconds: float
     transitions: int
     backlog: int
@@ -45,6 +46,7 @@ def parse(arguments: Sequence[str], workloads: Sequence[str]) -> Options:
     add("--messages", type=int, default=30_000, help="consume: commands to handle; default %(default)s")
     add("--sagas", type=int, default=3_000, help="saga: sagas to complete; default %(default)s")
     add("--in-flight", default="200", help="saga: sagas under way at once, with commas; default %(default)s")
+    add("--partitions", type=int, default=4, help="of the order system's topics; default %(default)s")
     add("--latency-seconds", type=float, default=10.0, help="latency: how long each rate is kept; default %(default)s")
     add("--transitions", type=int, default=20_000, help="orchestrator: replies to take in; default %(default)s")
     add("--backlog", type=int, default=200_000, help="growth, memory: rows that lie there; default %(default)s")

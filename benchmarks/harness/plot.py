@@ -37,7 +37,7 @@ def _panel(axis: Any, workload: dict[str, Any]) -> None:
     bars = axis.barh(names, values, xerr=errors, color=colours, error_kw={"lw": 0.8, "ecolor": "#555"})
     axis.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4, fontsize=8)
     axis.invert_yaxis()
-    axis.set_title(f"{workload['workload']}: {headline}", loc="left", fontsize=10)
+    axis.set_title(f"{workload['title']} ({headline})", loc="left", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
     axis.margins(x=0.15)

@@ -37,7 +37,9 @@ class Report:
             {
                 "workload": workload.name,
                 "headline": workload.headline,
+                "title": workload.title,
                 "less_is_better": workload.less_is_better,
+                "baseline": workload.baseline,
                 "contenders": [_contender(outcome) for outcome in outcomes],
             }
         )
@@ -79,9 +81,9 @@ def _table(workload: Workload, outcomes: list[Outcome]) -> Table:
     names = list(dict.fromkeys(name for o in outcomes if o.median for name in o.median.values))
     groups = list(dict.fromkeys(name for o in outcomes if o.median for name in o.median.cpu))
     table.add_column("")
-    for name in [*names, "× ceiling", *(f"{group} µs" for group in groups), "rounds"]:
+    for name in [*names, f"× {workload.baseline}", *(f"{group} µs" for group in groups), "rounds"]:
         table.add_column(name, justify="right")
-    best = _ceiling(workload, outcomes)
+    best = _baseline(workload, outcomes)
     for outcome in outcomes:
         table.add_row(*_row(workload, outcome, names, groups, best))
     return table
@@ -100,9 +102,8 @@ def _row(workload: Workload, outcome: Outcome, names: list[str], groups: list[st
     return [outcome.name, *cells, ratio, *cpu, spread + wrong]
 
 
-def _ceiling(workload: Workload, outcomes: list[Outcome]) -> float | None:
-    """The headline of the contender that is called ``ceiling``."""
+def _baseline(workload: Workload, outcomes: list[Outcome]) -> float | None:
     for outcome in outcomes:
-        if outcome.name == "ceiling" and outcome.median is not None:
+        if outcome.name == workload.baseline and outcome.median is not None:
             return outcome.median.values.get(workload.headline)
     return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import uuid5
 
 import psycopg
 from sqlalchemy import create_engine
@@ -17,10 +17,10 @@ from benchmarks.harness.load import Load
 from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.options import Options
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
-from benchmarks.harness.usage import Meter
+from benchmarks.harness.usage import Meter, peak_memory
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.ledger import Base, Book, Booked, service
-from kafkasaga.messages import Envelope, Operation, SagaContext, contract_of
+from kafkasaga.messages import NAMESPACE, Envelope, Operation, SagaContext, contract_of
 from kafkasaga.stores.migrations import upgrade
 
 ACCOUNTS = 1000
@@ -86,8 +86,8 @@ def commands(first: int, count: int) -> Iterator[Envelope]:
         command = Book(
             order=order, account=f"account-{order % ACCOUNTS}", number=order // ACCOUNTS, amount=5, note="x" * 110
         )
-        saga = SagaContext("bench", UUID(int=(2 << 120) + WARM_UP + order), "book", 0, Operation.ACTION)
-        id = UUID(int=(1 << 120) + WARM_UP + order)
+        saga = SagaContext("bench", uuid5(NAMESPACE, f"saga {order}"), "book", 0, Operation.ACTION)
+        id = uuid5(NAMESPACE, f"command {order}")  # scattered over the index, as the library's ids are
         yield Envelope(TOPIC, command.account, id, "bench", TOPIC, now, command.model_dump_json().encode(), saga=saga)
 
 
@@ -109,6 +109,7 @@ def consuming(
                 for n in range(replicas)
             ]
             with running(*workers):
+                wait_until("a settled group", lambda: machine.members("ledger") == replicas, workers)
                 Load(machine.bootstrap_servers).send(commands(-WARM_UP, WARM_UP))
                 wait_until("the warm-up", lambda: _rows(connection, "ledger") == WARM_UP, workers)
                 yield connection, tuple(workers)
@@ -120,9 +121,18 @@ def _consume(machine: Machine, options: Options, consumer: Consumer) -> Figures:
 
 
 def measure(
-    machine: Machine, connection: psycopg.Connection, workers: tuple[Worker, ...], messages: int, consumer: Consumer
+    machine: Machine,
+    connection: psycopg.Connection,
+    workers: tuple[Worker, ...],
+    messages: int,
+    consumer: Consumer,
+    *,
+    known: int = 0,
 ) -> Figures:
-    """From the moment at which all commands become visible until the last one's transaction has committed."""
+    """From the moment at which all commands become visible until the last one's transaction has committed.
+
+    ``known`` rows lie in the inbox already.
+    """
     load = Load(machine.bootstrap_servers)
     load.write(commands(0, messages))
     machine.settle()
@@ -138,12 +148,14 @@ def measure(
     load.publish()
     wait_until("all commands handled", lambda: _read_up_to(connection, wanted), workers, every=0.01)
     usage = meter.stop()
-    check(connection, messages, consumer)
+    peak = max(peak_memory(worker.pid) for worker in workers)
+    check(connection, messages, consumer, known)
     Load(machine.bootstrap_servers).send(commands(0, AGAIN))
     again = {place: end - 1 for place, end in machine.ends(TOPIC).items()}
     wait_until("repeated commands read", lambda: _read_up_to(connection, again), workers)
-    check(connection, messages, consumer)
-    return rates(messages, usage, "messages")
+    check(connection, messages, consumer, known)
+    figures = rates(messages, usage, "messages")
+    return Figures({**figures.values, "peak MB": peak}, figures.cpu)
 
 
 def begin_at(connection: psycopg.Connection, group: str, ends: dict[tuple[str, int], int]) -> None:
@@ -155,9 +167,10 @@ def begin_at(connection: psycopg.Connection, group: str, ends: dict[tuple[str, i
         )
 
 
-def check(connection: psycopg.Connection, messages: int, consumer: Consumer) -> None:
+def check(connection: psycopg.Connection, messages: int, consumer: Consumer, known: int) -> None:
     """One row each in every table, and the replies of an account in the order of its commands."""
-    for table in ("inbox", "barrier", "ledger", "outbox"):
+    expect("rows in inbox", _rows(connection, "inbox"), messages + WARM_UP + known)
+    for table in ("barrier", "ledger", "outbox"):
         expect(f"rows in {table}", _rows(connection, table), messages + WARM_UP)
     last: dict[str, int] = {}
     orders: set[int] = set()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import psycopg
 from sqlalchemy import create_engine
@@ -17,10 +17,10 @@ from benchmarks.harness.figures import Contender, Figures, Workload, WrongResult
 from benchmarks.harness.machine import Machine, connect, dsn, read_ends, read_from
 from benchmarks.harness.options import Options
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
-from benchmarks.harness.usage import Meter
+from benchmarks.harness.usage import Meter, peak_memory
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.relayed import TOPIC, Placed, outbox
-from kafkasaga.messages import Envelope, write_headers
+from kafkasaga.messages import NAMESPACE, Envelope, write_headers
 from kafkasaga.stores.migrations import upgrade
 from kafkasaga.stores.outbox_rows import headers_to_text
 
@@ -104,7 +104,7 @@ def messages(first: int, count: int, size: int) -> Iterator[tuple[UUID, Placed]]
         account = order % KEYS
         empty = Placed.model_construct(account=f"account-{account}", number=order // KEYS, order=order, note="")
         padding = max(0, size - len(empty.model_dump_json()))
-        yield UUID(int=(0x0190 << 112) + WARM_UP + order), empty.model_copy(update={"note": "x" * padding})
+        yield uuid5(NAMESPACE, str(order)), empty.model_copy(update={"note": "x" * padding})
 
 
 @contextmanager
@@ -120,7 +120,11 @@ def relaying(machine: Machine, contender: Ours | ByHand) -> Iterator[tuple[str, 
 
 
 def _drain(machine: Machine, options: Options, contender: Ours | ByHand) -> Figures:
-    rows = options.rows
+    return drain(machine, contender, options.rows)
+
+
+def drain(machine: Machine, contender: Ours | ByHand, rows: int) -> Figures:
+    """From the commit of the transaction that wrote them until they are all published and deleted."""
     with relaying(machine, contender) as (url, worker, connection):
         machine.settle()
         starts = machine.ends(TOPIC)
@@ -134,9 +138,11 @@ def _drain(machine: Machine, options: Options, contender: Ours | ByHand) -> Figu
         wait_until("all rows in Kafka", lambda: published() >= rows, [worker])
         wait_until("an empty outbox", lambda: outbox_is_empty(connection), [worker], every=0.005)
         usage = meter.stop()
+        peak = peak_memory(worker.pid)
         observer.close()
     check_relayed(machine, starts, rows)
-    return rates(rows, usage, "rows")
+    figures = rates(rows, usage, "rows")
+    return Figures({**figures.values, "peak MB": peak}, figures.cpu)
 
 
 def outbox_is_empty(connection: psycopg.Connection) -> bool:

@@ -10,7 +10,7 @@ import psycopg
 from sqlalchemy import create_engine
 
 from benchmarks.ceiling import saga as by_hand
-from benchmarks.harness.figures import Contender, Figures, Workload, expect, percentiles, rates
+from benchmarks.harness.figures import Contender, Figures, Run, Workload, expect, percentiles, rates
 from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.options import Options
 from benchmarks.harness.orders import Customers, is_declined, order_id
@@ -24,7 +24,6 @@ from kafkasaga.examples.order_system.demo.seed import INITIAL_STOCK, make_busine
 from kafkasaga.stores.migrations import upgrade
 
 NAMES = ("order", "inventory", "payment", "orchestrator")
-PARTITIONS = 4
 WARM_UP = 200
 TOPICS = sorted({topic for service in SERVICES for topic in service.reads | service.writes})
 
@@ -68,19 +67,29 @@ def workload(options: Options) -> list[Workload]:
     ]
 
 
-def _closed_loop(system: System, in_flight: int) -> Callable[[Machine, Options], Figures]:
-    def run(machine: Machine, options: Options) -> Figures:
-        with running_system(machine, system, options.sagas + WARM_UP) as services:
-            services.customers.order(0, WARM_UP, in_flight=in_flight)
-            meter = services.meter()
-            services.customers.order(WARM_UP, options.sagas, in_flight=in_flight)
-            usage = meter.stop()
-            check(services)
-            figures = rates(options.sagas, usage, "sagas")
-            latency = percentiles(services.customers.latencies(WARM_UP))
-        return Figures({**figures.values, **latency}, figures.cpu)
+def _closed_loop(system: System, in_flight: int) -> Run:
+    return lambda machine, options: closed_loop(machine, options, system, in_flight)
 
-    return run
+
+def closed_loop(
+    machine: Machine,
+    options: Options,
+    system: System,
+    in_flight: int,
+    prefill: Callable[[Running], None] | None = None,
+) -> Figures:
+    """Sagas a second; ``prefill`` puts old things into the databases after the warm-up."""
+    with running_system(machine, options, system, options.sagas + WARM_UP) as services:
+        services.customers.order(0, WARM_UP, in_flight=in_flight)
+        if prefill is not None:
+            prefill(services)
+        meter = services.meter()
+        services.customers.order(WARM_UP, options.sagas, in_flight=in_flight)
+        usage = meter.stop()
+        check(services)
+        figures = rates(options.sagas, usage, "sagas")
+        latency = percentiles(services.customers.latencies(WARM_UP))
+    return Figures({**figures.values, **latency}, figures.cpu)
 
 
 def _our_tables(service: Service, url: str) -> None:
@@ -105,9 +114,9 @@ CEILING = System(
 
 
 @contextmanager
-def running_system(machine: Machine, system: System, orders: int) -> Iterator[Running]:
+def running_system(machine: Machine, options: Options, system: System, orders: int) -> Iterator[Running]:
     """Everything started, with ``orders`` orders that wait to be created."""
-    machine.topics(*TOPICS, partitions=PARTITIONS)
+    machine.topics(*TOPICS, partitions=options.partitions)
     with ExitStack() as stack:
         databases: dict[str, psycopg.Connection] = {}
         workers: list[Worker] = []
@@ -139,14 +148,20 @@ def _prepare(service: Service, url: str, system: System, orders: int) -> None:
             cursor.execute("ANALYZE")
 
 
-def check(services: Running) -> None:
-    """Wait for what comes after the sagas' ends; then: nothing lost, nothing doubled, stock and money conserved."""
-    customers, databases = services.customers, services.databases
-    declined = sum(is_declined(number) for number in customers.sent)
-    good = len(customers.sent) - declined
+def wait_for_ends(services: Running) -> None:
+    """Wait for what comes after the sagas' ends."""
+    databases = services.databases
+    good, declined = _expected(services.customers)
     wait_until("every order at its end", lambda: _orders(databases["order"]) == (good, declined), services.workers)
     wait_until("every reservation sold", lambda: _sold(databases["inventory"]) == good, services.workers)
     wait_until("empty outboxes", lambda: not any(_count(d, "outbox") for d in databases.values()), services.workers)
+
+
+def check(services: Running) -> None:
+    """Nothing lost, nothing doubled, stock and money conserved."""
+    wait_for_ends(services)
+    customers, databases = services.customers, services.databases
+    good, _ = _expected(customers)
     customers.drain(0.2)
     customers.check()
     history = _count(databases["order"], "order_history")
@@ -156,6 +171,11 @@ def check(services: Running) -> None:
     stock = databases["inventory"].execute("SELECT sum(available), sum(reserved), sum(sold) FROM stock").fetchone()
     expect("stock (available, reserved, sold)", stock, (sum(INITIAL_STOCK.values()) - good, 0, good))
     expect("reservations", _count(databases["inventory"], "reservation"), len(customers.sent))
+
+
+def _expected(customers: Customers) -> tuple[int, int]:
+    declined = sum(is_declined(number) for number in customers.sent)
+    return len(customers.sent) - declined, declined
 
 
 def _orders(connection: psycopg.Connection) -> tuple[int, int]:

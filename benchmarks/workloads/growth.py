@@ -1,0 +1,140 @@
+"""growth: the rates with a backlog, beside the rates without; more replicas; larger messages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psycopg
+
+from benchmarks.harness.figures import Contender, Figures, Run, Workload
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.options import Options
+from benchmarks.workloads import consume, relay, saga
+
+FEW_ROWS = 20_000
+REPLICAS = (1, 2, 4)
+SIZES = (200, 2_000, 20_000, 100_000)
+BYTES = 100_000_000
+"""Of all messages of one size together, at most."""
+
+
+def workloads(options: Options) -> list[Workload]:
+    """What is compared with the first contender of each."""
+    many, known = f"{options.backlog:,} rows", f"{options.inbox:,} in the inbox"
+    sagas = f"{options.finished_sagas:,} ended, {options.live_sagas:,} live"
+    return [
+        Workload(
+            "growth",
+            "growth: the relay, by the number of rows that wait",
+            "rows/s",
+            (
+                Contender("few rows", _relay(FEW_ROWS)),
+                Contender(many, _relay(options.backlog)),
+            ),
+            baseline="few rows",
+        ),
+        Workload(
+            "growth",
+            "growth: the consumer, by the size of its inbox",
+            "messages/s",
+            (Contender("empty", _inbox(0)), Contender(known, _inbox(options.inbox))),
+            baseline="empty",
+        ),
+        Workload(
+            "growth",
+            "growth: sagas, by how many there are already",
+            "sagas/s",
+            (Contender("none", _sagas(0, 0)), Contender(sagas, _sagas(options.finished_sagas, options.live_sagas))),
+            baseline="none",
+        ),
+        Workload(
+            "growth",
+            "growth: the consumer, by replicas on this machine",
+            "messages/s",
+            tuple(Contender(_replicas(number), _consumers(number)) for number in REPLICAS),
+            baseline=_replicas(1),
+        ),
+        Workload(
+            "growth",
+            "growth: the relay, by the size of a message",
+            "rows/s",
+            tuple(Contender(f"{size:,} bytes", _sized(size)) for size in SIZES),
+            baseline=f"{SIZES[0]:,} bytes",
+        ),
+    ]
+
+
+def _replicas(number: int) -> str:
+    return f"{number} replica{'s' if number > 1 else ''}"
+
+
+def _relay(rows: int) -> Run:
+    return lambda machine, options: relay.drain(machine, relay.Ours(options.payload), rows)
+
+
+def _sized(size: int) -> Run:
+    def run(machine: Machine, options: Options) -> Figures:
+        figures = relay.drain(machine, relay.Ours(size), min(options.rows, BYTES // size))
+        return replace(figures, values={**figures.values, "MB/s": figures.values["rows/s"] * size / 1e6})
+
+    return run
+
+
+def _inbox(rows: int) -> Run:
+    def prefill(connection: psycopg.Connection) -> None:
+        fill = "INSERT INTO inbox (consumer, source, message_id) SELECT 'ledger', 'old', gen_random_uuid() {}"
+        connection.execute(fill.format("FROM generate_series(1, %s)"), (rows,))
+        connection.execute("VACUUM ANALYZE inbox")
+
+    def run(machine: Machine, options: Options) -> Figures:
+        with consume.consuming(machine, consume.PLAIN, prefill=prefill) as (connection, workers):
+            return consume.measure(machine, connection, workers, options.messages, consume.PLAIN, known=rows)
+
+    return run
+
+
+def _consumers(replicas: int) -> Run:
+    def run(machine: Machine, options: Options) -> Figures:
+        with consume.consuming(machine, consume.PLAIN, replicas) as (connection, workers):
+            return consume.measure(machine, connection, workers, options.messages, consume.PLAIN)
+
+    return run
+
+
+def _sagas(finished: int, live: int) -> Run:
+    def prefill(services: saga.Running) -> None:
+        database = services.databases["orchestrator"]
+        saga.wait_for_ends(services)
+        if finished:
+            database.execute(_OLD_LOG, (finished,))
+            database.execute(_OLD_SAGAS, (finished,))
+        if live:
+            database.execute(_LIVE_SAGAS, (live,))
+        for table in ("saga", "saga_log", "saga_timer"):
+            database.execute(f"VACUUM ANALYZE {table}")
+
+    return lambda machine, options: saga.closed_loop(machine, options, saga.OURS, options.in_flight[0], prefill)
+
+
+_PATTERN = "FROM (SELECT * FROM saga WHERE status = 'completed' LIMIT 1) AS s, generate_series(1, %s) AS g"
+_COLUMNS = "saga_id, name, version, key, incarnation, status, seq, snapshot, started_at, updated_at, ended_at"
+_OLD_SAGAS = f"""
+INSERT INTO saga ({_COLUMNS})
+SELECT md5('old ' || g)::uuid, name, version, 'old ' || g, 0, status, seq, snapshot, started_at, updated_at, ended_at
+{_PATTERN}
+"""
+_OLD_LOG = """
+INSERT INTO saga_log (saga_id, seq, kind, step_path, message_id, body, at)
+SELECT md5('old ' || g)::uuid, seq, kind, step_path, message_id, body, at
+FROM (SELECT * FROM saga_log WHERE saga_id = (SELECT saga_id FROM saga WHERE status = 'completed' LIMIT 1)) AS l,
+    generate_series(1, %s) AS g
+"""
+_LIVE_SAGAS = f"""
+WITH live AS (
+    INSERT INTO saga ({_COLUMNS}, timer_at)
+    SELECT md5('live ' || g)::uuid, name, version, 'live ' || g, 0, 'running', seq, snapshot, started_at, updated_at,
+        NULL, now() + interval '1 day'
+    {_PATTERN} RETURNING saga_id, timer_at
+)
+INSERT INTO saga_timer (saga_id, due_at) SELECT saga_id, timer_at FROM live
+"""  # noqa: S608
