@@ -15,26 +15,23 @@ continues behind it, and the inbox makes repeating harmless (I3).
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import structlog
 import tenacity
 from tenacity.wait import WaitBaseT
 
+from kafkasaga.clock import Clock
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
-from kafkasaga.messages import Envelope, Record
-from kafkasaga.ports import Parked, ParkedStatus, Store, TopicPartition, UnitOfWork
-from kafkasaga.runtime.orchestrator import Definitions, SagaTurn, Unmatched
+from kafkasaga.messages import Record
+from kafkasaga.ports import Parked, Store, TopicPartition
+from kafkasaga.runtime.execution import Execution, TaskFailed
+from kafkasaga.runtime.orchestrator import Definitions
 from kafkasaga.runtime.outgoing import Sender
-from kafkasaga.runtime.participant import HandlerTurn
-from kafkasaga.runtime.routing import HandlerRoute, Router, SagaRoute, Task
+from kafkasaga.runtime.parking import Parking
+from kafkasaga.runtime.retries import Retries
+from kafkasaga.runtime.routing import Router, Task
 from kafkasaga.saga.policy import Retry
-from kafkasaga.stores import is_conflict
-
-log = structlog.get_logger("kafkasaga.consumer")
 
 ATTEMPTS_IN_PROCESS = 3
 """How often a failing message is tried before it is parked: a partition waits for it meanwhile."""
@@ -44,8 +41,6 @@ SHARE_IN_PROCESS = 0.1
 CONFLICTS_IN_A_ROW = 8
 SECONDS_OF_CONFLICTS = 5.0
 """After so many serialization failures in a row, a batch is taken apart: its handlers may lock what others hold."""
-UNMATCHED = ":unmatched"
-"""Ends the name of the consumer under which a message that belongs to no saga is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +49,6 @@ class Item:
 
     record: Record
     tasks: tuple[Task, ...]
-
-
-class TaskFailed(Exception):
-    """A task raised. Nothing of its transaction is kept."""
-
-    def __init__(self, task: Task, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.task, self.cause = task, cause
 
 
 class CommitFailed(Exception):
@@ -78,8 +65,9 @@ class BatchRunner:
     def __init__(
         self, group: str, store: Store, router: Router, definitions: Definitions, sender: Sender, parking: Retry
     ) -> None:
-        self._group, self._store, self._router = group, store, router
-        self._definitions, self._sender, self._parking = definitions, sender, parking
+        self._group, self._store, self._router, self._sender = group, store, router, sender
+        self._execution, self._parking = Execution(sender, definitions), Parking(parking)
+        self._retries = Retries(store, router, self._execution, self._parking, sender)
         self._patience, self._patient_at = SECONDS_IN_PROCESS, sender.clock.monotonic()
 
     def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
@@ -98,27 +86,7 @@ class BatchRunner:
         Raises:
             EnvironmentUnavailable: if the database is away.
         """
-        parked: Parked | None = None
-        try:
-            with self._store.begin() as uow:
-                parked = uow.claim_parked(self._sender.clock.now())
-                if parked is None:
-                    return False
-                task = self._router.route_for(parked.record, parked.consumer.removesuffix(UNMATCHED))
-                if task.problem is not None:
-                    raise TaskFailed(task, ValueError(task.problem))
-                if unmatched := self._execute(uow, [task]):
-                    raise TaskFailed(*unmatched[0])
-                uow.unpark(parked.id)
-        except EnvironmentUnavailable:
-            raise
-        except Exception as error:
-            if parked is None:
-                raise
-            self._keep(parked, error.cause if isinstance(error, TaskFailed) else error)
-        else:
-            log.info("parked message handled", **_fields(task), attempts=parked.attempts + 1)
-        return True
+        return self._retries.retry_one()
 
     # -- taking a batch apart
 
@@ -165,7 +133,7 @@ class BatchRunner:
         try:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type((TaskFailed, CommitFailed)),
-                stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_after_delay(SECONDS_IN_PROCESS),
+                stop=tenacity.stop_after_attempt(attempts) | _stop_after(SECONDS_IN_PROCESS, self._sender.clock),
                 wait=_back_off(0.02, longest=0.3),
                 sleep=self._sender.clock.sleep,
                 reraise=True,
@@ -182,7 +150,7 @@ class BatchRunner:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | tenacity.stop_after_delay(SECONDS_OF_CONFLICTS),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _stop_after(SECONDS_OF_CONFLICTS, self._sender.clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=self._sender.clock.sleep,
             reraise=True,
@@ -208,96 +176,23 @@ class BatchRunner:
                 if task.inbox_key not in fresh:
                     continue
                 fresh.discard(task.inbox_key)  # a duplicate within the batch is a duplicate
-                keep = self._parked(task, errors.get(id(task)), behind=task.lane in lanes, now=now)
+                keep = self._parking.instead(task, errors.get(id(task)), behind=task.lane in lanes, now=now)
                 if keep is None:
                     ready.append(task)
                     continue
                 parked.append(keep)
                 if task.lane is not None:
                     lanes.add(task.lane)
-            parked += [self._unmatched(task, error, now) for task, error in self._execute(uow, ready)]
+            parked += [self._parking.unmatched(task, error, now) for task, error in self._execution.run(uow, ready)]
             if parked:
                 uow.park(parked)
             uow.advance(self._group, _positions([item.record for item in items]))
 
-    def _execute(self, uow: UnitOfWork, tasks: Sequence[Task]) -> list[tuple[Task, Unmatched]]:
-        """Run the tasks; returns those that belong to no saga, which have changed nothing."""
-        unmatched: list[tuple[Task, Unmatched]] = []
-        handlers = HandlerTurn(uow, self._sender, [t for t in tasks if isinstance(t.route, HandlerRoute)])
-        sagas = SagaTurn(uow, self._sender, self._definitions, [t for t in tasks if isinstance(t.route, SagaRoute)])
-        outgoing: list[Envelope] = []
-        for task in tasks:
-            turn = handlers if isinstance(task.route, HandlerRoute) else sagas
-            try:
-                outgoing += turn.handle(task)
-            except Unmatched as error:
-                unmatched.append((task, error))
-            except (EnvironmentUnavailable, SerializationConflict):
-                raise
-            except Exception as error:
-                if is_conflict(error):  # the handler's own statement met another transaction
-                    raise SerializationConflict(str(error)) from error
-                raise TaskFailed(task, error) from error
-        uow.flush()
-        handlers.settle()
-        sagas.save()
-        if outgoing:
-            uow.add_outbox(outgoing)
-        return unmatched
 
-    # -- parking
-
-    def _parked(self, task: Task, error: Exception | None, *, behind: bool, now: datetime) -> Parked | None:
-        """The task as a parked message, if it is not to run now."""
-        if task.problem is not None:
-            return self._park(task, task.problem, ParkedStatus.DEAD, 0, now)
-        if behind:
-            return self._park(task, "waits behind an earlier message of its key", ParkedStatus.WAITING, 0, now)
-        if error is not None:
-            return self._park(task, _describe(error), ParkedStatus.WAITING, 1, now)
-        return None
-
-    def _unmatched(self, task: Task, error: Unmatched, now: datetime) -> Parked:
-        """Kept in a lane of its own: it must not hold back what does belong to a saga.
-
-        An answer names its saga, which was committed before the command could be sent: if it is unknown, it is not
-        ours. A message that is found by its key may have overtaken the one that starts its saga (A6): it is retried.
-        """
-        status = ParkedStatus.WAITING if task.attributes.saga is None else ParkedStatus.DEAD
-        attempts = 1 if status is ParkedStatus.WAITING else 0
-        return replace(self._park(task, str(error), status, attempts, now), consumer=f"{task.consumer}{UNMATCHED}")
-
-    def _park(self, task: Task, error: str, status: ParkedStatus, attempts: int, now: datetime) -> Parked:
-        tell = log.error if attempts or status is ParkedStatus.DEAD else log.info
-        tell("message parked", **_fields(task), error=error.splitlines()[-1], status=status.value)
-        return Parked(
-            consumer=task.consumer,
-            record=task.record,
-            message_id=task.attributes.id,
-            source=task.attributes.source,
-            error=error,
-            status=status,
-            attempts=attempts,
-            next_at=now + self._parking.delay(attempts) if attempts else now,
-            parked_at=now,
-        )
-
-    def _keep(self, parked: Parked, error: Exception) -> None:
-        """A parked message failed again: later, or never, if no attempt is left."""
-        attempts = parked.attempts + 1
-        dead = attempts >= self._parking.attempts
-        status = ParkedStatus.DEAD if dead else ParkedStatus.WAITING
-        next_at = self._sender.clock.now() + self._parking.delay(attempts)
-        with self._store.begin() as uow:
-            uow.repark(parked.id, error=_describe(error), status=status, attempts=attempts, next_at=next_at)
-        log.error(
-            "parked message failed again",
-            consumer=parked.consumer,
-            message_id=str(parked.message_id),
-            attempts=attempts,
-            status=status.value,
-            error=repr(error),
-        )
+def _stop_after(seconds: float, clock: Clock) -> Callable[[tenacity.RetryCallState], bool]:
+    """Tenacity's own ``stop_after_delay`` knows the real clock only."""
+    end = clock.monotonic() + seconds
+    return lambda _: clock.monotonic() >= end
 
 
 def _back_off(first: float, *, longest: float) -> WaitBaseT:
@@ -306,18 +201,3 @@ def _back_off(first: float, *, longest: float) -> WaitBaseT:
 
 def _positions(records: Sequence[Record]) -> dict[TopicPartition, int]:
     return {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
-
-
-def _describe(error: Exception) -> str:
-    """The error as an operator wants to read it: with its traceback, the last line saying what it was."""
-    return "".join(traceback.format_exception(error)).strip()
-
-
-def _fields(task: Task) -> dict[str, object]:
-    return {
-        "consumer": task.consumer,
-        "topic": task.record.topic,
-        "partition": task.record.partition,
-        "offset": task.record.offset,
-        "message_id": str(task.attributes.id),
-    }

@@ -1,0 +1,59 @@
+"""Running tasks inside a transaction: handlers and sagas, in the order of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
+from kafkasaga.messages import Envelope
+from kafkasaga.ports import UnitOfWork
+from kafkasaga.runtime.orchestrator import Definitions, SagaTurn, Unmatched
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.participant import HandlerTurn
+from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
+from kafkasaga.stores import is_conflict
+
+
+class TaskFailed(Exception):
+    """A task raised. Nothing of its transaction is kept."""
+
+    def __init__(self, task: Task, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.task, self.cause = task, cause
+
+
+class Execution:
+    """What a service does with its messages, once a transaction is open."""
+
+    def __init__(self, sender: Sender, definitions: Definitions) -> None:
+        self._sender, self._definitions = sender, definitions
+
+    def run(self, uow: UnitOfWork, tasks: Sequence[Task]) -> list[tuple[Task, Unmatched]]:
+        """Run the tasks; returns those that belong to no saga, which have changed nothing.
+
+        Raises:
+            TaskFailed: if one raised; the transaction is to be rolled back.
+            SerializationConflict: if one met another transaction.
+        """
+        unmatched: list[tuple[Task, Unmatched]] = []
+        handlers = HandlerTurn(uow, self._sender, [t for t in tasks if isinstance(t.route, HandlerRoute)])
+        sagas = SagaTurn(uow, self._sender, self._definitions, [t for t in tasks if isinstance(t.route, SagaRoute)])
+        outgoing: list[Envelope] = []
+        for task in tasks:
+            turn = handlers if isinstance(task.route, HandlerRoute) else sagas
+            try:
+                outgoing += turn.handle(task)
+            except Unmatched as error:
+                unmatched.append((task, error))
+            except (EnvironmentUnavailable, SerializationConflict):
+                raise
+            except Exception as error:
+                if is_conflict(error):  # the handler's own statement met another transaction
+                    raise SerializationConflict(str(error)) from error
+                raise TaskFailed(task, error) from error
+        uow.flush()
+        handlers.settle()
+        sagas.save()
+        if outgoing:
+            uow.add_outbox(outgoing)
+        return unmatched

@@ -1,0 +1,85 @@
+"""What is parked, and why: tasks that cannot run now, as rows that are tried again later (invariants I10, I13)."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from kafkasaga.ports import Parked, ParkedStatus
+from kafkasaga.runtime.orchestrator import Unmatched
+from kafkasaga.runtime.routing import Task
+from kafkasaga.saga.policy import Retry
+
+log = structlog.get_logger("kafkasaga.consumer")
+
+UNMATCHED: Final = ":unmatched"
+"""Ends the name of the consumer under which a message that belongs to no saga is parked."""
+
+
+class Parking:
+    """Decides what is parked instead of run."""
+
+    def __init__(self, policy: Retry) -> None:
+        self.policy: Final = policy
+
+    def instead(self, task: Task, error: Exception | None, *, behind: bool, now: datetime) -> Parked | None:
+        """The task as a parked message, if it is not to run now.
+
+        Args:
+            task: what has come.
+            error: what it has raised, if it was tried.
+            behind: whether something of its lane is parked already.
+            now: the time.
+        """
+        if task.problem is not None:
+            return self._park(task, task.problem, ParkedStatus.DEAD, 0, now)
+        if behind:
+            return self._park(task, "waits behind an earlier message of its key", ParkedStatus.WAITING, 0, now)
+        if error is not None:
+            return self._park(task, described(error), ParkedStatus.WAITING, 1, now)
+        return None
+
+    def unmatched(self, task: Task, error: Unmatched, now: datetime) -> Parked:
+        """Kept in a lane of its own: it must not hold back what does belong to a saga.
+
+        An answer names its saga, which was committed before the command could be sent: if it is unknown, it is not
+        ours. A message that is found by its key may have overtaken the one that starts its saga (A6): it is retried.
+        """
+        status = ParkedStatus.WAITING if task.attributes.saga is None else ParkedStatus.DEAD
+        attempts = 1 if status is ParkedStatus.WAITING else 0
+        return replace(self._park(task, str(error), status, attempts, now), consumer=f"{task.consumer}{UNMATCHED}")
+
+    def _park(self, task: Task, error: str, status: ParkedStatus, attempts: int, now: datetime) -> Parked:
+        tell = log.error if attempts or status is ParkedStatus.DEAD else log.info
+        tell("message parked", **log_fields(task), error=error.splitlines()[-1], status=status.value)
+        return Parked(
+            consumer=task.consumer,
+            record=task.record,
+            message_id=task.attributes.id,
+            source=task.attributes.source,
+            error=error,
+            status=status,
+            attempts=attempts,
+            next_at=now + self.policy.delay(attempts) if attempts else now,
+            parked_at=now,
+        )
+
+
+def described(error: Exception) -> str:
+    """The error as an operator wants to read it: with its traceback, the last line saying what it was."""
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def log_fields(task: Task) -> dict[str, object]:
+    """What a log record says of a task."""
+    return {
+        "consumer": task.consumer,
+        "topic": task.record.topic,
+        "partition": task.record.partition,
+        "offset": task.record.offset,
+        "message_id": str(task.attributes.id),
+    }
