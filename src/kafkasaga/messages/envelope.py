@@ -184,6 +184,8 @@ def _saga(text: Mapping[str, str]) -> SagaContext | None:
 
 def _text(value: bytes) -> str:
     """A header's text, fit for a database. Debezium Server writes it as a JSON string, everybody else as bare text."""
+    if value.isascii() and not value.startswith(b'"') and b"\0" not in value:  # nearly all of them
+        return value.decode("ascii")
     text = _unquoted(value.decode("utf-8", "replace"))
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 

@@ -73,7 +73,8 @@ class Service:
             )
         self.name, self.parking = name, parking
         self.codec: Codec = codec or JsonCodec()
-        self.outbox = outbox or Outbox(source=name)
+        self.outbox = outbox or Outbox()
+        self.outbox.source = self.outbox.source or name
         self.sagas = tuple(sagas)
         self._handlers: list[Handler] = []
         self.definitions: Mapping[tuple[str, int], Definition] = definitions_by_version(s.definition for s in sagas)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -187,7 +188,7 @@ def _time(value: datetime) -> str:
 
 
 _ELEMENTS: dict[type, _Convert] = {
-    UUID: str,
+    UUID: attrgetter("hex"),
     int: str,
     str: _quoted,
     bytes: _hexadecimal,

@@ -58,7 +58,8 @@ class Outbox:
         metadata: the user's own, to which the library's tables are added; by default one of its own.
         schema: their PostgreSQL schema.
         prefix: put before their names.
-        source: who publishes (``ce_source``); consumers tell apart equal ids of different sources.
+        source: who publishes (``ce_source``); consumers tell apart equal ids of different sources. By default the
+            service that the outbox is given to, or ``kafkasaga``.
         codec: how bodies are written.
     """
 
@@ -68,11 +69,11 @@ class Outbox:
         *,
         schema: str | None = None,
         prefix: str = "",
-        source: str = "kafkasaga",
+        source: str | None = None,
         codec: Codec | None = None,
     ) -> None:
         self.tables: Final = Tables(MetaData() if metadata is None else metadata, schema, prefix)
-        self.source: Final = source
+        self.source = source
         self._codec = codec or JsonCodec()
         self._row = _row_class(self.tables)
 
@@ -85,7 +86,7 @@ class Outbox:
             DefinitionError: for a message without a topic; then none is published.
         """
         target = sync_session(session)
-        context: PublishContext = target.info.get(CONTEXT) or PublishContext(self.source, uuid4)
+        context: PublishContext = target.info.get(CONTEXT) or PublishContext(self.source or "kafkasaga", uuid4)
         rows = [self._row_of(self._envelope(message, context)) for message in messages]
         target.add_all(rows)
         if rows:

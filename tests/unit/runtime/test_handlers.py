@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy.orm import Session
 
-from kafkasaga import DefinitionError, Message, Service
+from kafkasaga import DefinitionError, Message, Outbox, Service
 
 if TYPE_CHECKING:
     from decimal import Decimal as Money
@@ -120,3 +120,8 @@ def test_two_handlers_of_one_message_are_refused_unless_the_second_is_named(serv
 def test_a_service_name_that_kafka_would_mangle_is_refused() -> None:
     with pytest.raises(DefinitionError, match="service name 'Pay ment'"):
         Service("Pay ment")
+
+
+def test_an_outbox_publishes_as_the_service_that_it_is_given_to() -> None:
+    assert Service("shop", outbox=Outbox()).outbox.source == "shop"
+    assert Service("shop", outbox=Outbox(source="legacy")).outbox.source == "legacy"
