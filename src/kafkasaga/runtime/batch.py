@@ -15,7 +15,7 @@ continues behind it, and the inbox makes repeating harmless (I3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tenacity
@@ -133,7 +133,7 @@ class BatchRunner:
         try:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type((TaskFailed, CommitFailed)),
-                stop=tenacity.stop_after_attempt(attempts) | _stop_after(SECONDS_IN_PROCESS, self._sender.clock),
+                stop=tenacity.stop_after_attempt(attempts) | _StopAfter(SECONDS_IN_PROCESS, self._sender.clock),
                 wait=_back_off(0.02, longest=0.3),
                 sleep=self._sender.clock.sleep,
                 reraise=True,
@@ -148,11 +148,12 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
+        clock = self._sender.clock
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _stop_after(SECONDS_OF_CONFLICTS, self._sender.clock),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
             wait=_back_off(0.005, longest=0.2),
-            sleep=self._sender.clock.sleep,
+            sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
@@ -189,10 +190,14 @@ class BatchRunner:
             uow.advance(self._group, _positions([item.record for item in items]))
 
 
-def _stop_after(seconds: float, clock: Clock) -> Callable[[tenacity.RetryCallState], bool]:
+class _StopAfter(tenacity.stop.stop_base):
     """Tenacity's own ``stop_after_delay`` knows the real clock only."""
-    end = clock.monotonic() + seconds
-    return lambda _: clock.monotonic() >= end
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self._clock, self._end = clock, clock.monotonic() + seconds
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:  # noqa: ARG002 (tenacity gives it)
+        return self._clock.monotonic() >= self._end
 
 
 def _back_off(first: float, *, longest: float) -> WaitBaseT:

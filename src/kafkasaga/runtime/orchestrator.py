@@ -90,8 +90,8 @@ class SagaTurn:
         start = Start(key=key, state=state, incarnation=incarnation)
         return target, self._decide(target, definition.name, start, cause=None)
 
-    def act(self, target: UUID, input: Input) -> list[Envelope]:
-        """Give a saga an input that no message brought.
+    def act(self, target: UUID, input: Input, at: datetime | None = None) -> list[Envelope]:
+        """Give a saga an input that no message brought, at a time (by default: now).
 
         Raises:
             Unmatched: if the saga does not exist.
@@ -101,7 +101,7 @@ class SagaTurn:
         if instance is None:
             raise Unmatched(f"there is no saga {target}")
         self._changing[target].woken |= isinstance(input, Woken)
-        return self._decide(target, instance.saga, input, cause=None)
+        return self._decide(target, instance.saga, input, cause=None, at=at)
 
     def instances(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """Lock and read sagas."""
@@ -158,14 +158,16 @@ class SagaTurn:
             instance = loaded.get(id)
             self._changing[id] = _Changing(0 if instance is None else instance.seq, instance)
 
-    def _decide(self, target: UUID, saga: str, input: Input, cause: Task | None) -> list[Envelope]:
+    def _decide(
+        self, target: UUID, saga: str, input: Input, cause: Task | None, at: datetime | None = None
+    ) -> list[Envelope]:
         changing = self._changing[target]
         definition = self._definition(saga, changing.instance)
         trace = None if cause is None else cause.attributes.traceparent
         envelopes: list[Envelope] = []
         inputs: list[Input] = [input]
         while inputs:
-            now = self._sender.clock.now()
+            now = at or self._sender.clock.now()
             decision = decide(definition, changing.instance, inputs.pop(0), now)
             seq = 0 if changing.instance is None else changing.instance.seq
             why = None if cause is None else cause.attributes.id

@@ -12,7 +12,7 @@ An orchestrator that was away for an hour therefore does not cancel sagas whose 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -43,11 +43,15 @@ FAILED = timedelta(seconds=30)
 """Until a saga is woken again after a function of its definition has raised."""
 
 
+Due = frozenset[tuple[str, datetime]]
+"""The steps of a saga that are due, and since when."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Gate:
     """Sagas that are due, and how far the reply topics must have been read before they may be woken."""
 
-    sagas: tuple[UUID, ...]
+    due: Mapping[UUID, Due]
     ends: Mapping[TopicPartition, int]
 
 
@@ -118,10 +122,10 @@ class Timekeeper:
         if any(read.get(partition, 0) < end for partition, end in gate.ends.items()):
             return False
         self._gate = None
-        self._wake(gate.sagas)
+        self._wake(gate.due)
         return True
 
-    def _due(self) -> tuple[UUID, ...]:
+    def _due(self) -> dict[UUID, Due]:
         """Sagas that are due and whose commands have left the outbox long enough ago."""
         now = self._sender.clock.now()
         # Those on hold must not hide the others behind them.
@@ -131,12 +135,13 @@ class Timekeeper:
             self._held = {id: hold for id, hold in self._held.items() if id in ids}
         ids = [id for id in ids if id not in self._held or self._held[id].until <= now][:AT_ONCE]
         if not ids:
-            return ()
+            return {}
         with self._store.begin() as uow:
             instances = uow.load_sagas(ids)
         waiting = {id: self._commands(instance, now) for id, instance in instances.items()}
         unsent = self._store.unsent([command for commands in waiting.values() for command in commands])
-        return tuple(id for id, commands in waiting.items() if self._may_wake(id, commands, unsent, now))
+        ready = [id for id, commands in waiting.items() if self._may_wake(id, commands, unsent, now)]
+        return {id: _due_steps(instances[id], now) for id in ready}
 
     def _may_wake(self, id: UUID, commands: Mapping[UUID, timedelta], unsent: Collection[UUID], now: datetime) -> bool:
         hold = self._held.pop(id, None)
@@ -157,27 +162,35 @@ class Timekeeper:
             found[state.command_id] = timedelta() if isinstance(step, LocalStep) else step.deadline
         return found
 
-    def _wake(self, ids: Collection[UUID]) -> None:
+    def _wake(self, due: Mapping[UUID, Due]) -> None:
         """All in one transaction; if a function of some saga's definition raises, each in one of its own."""
         try:
-            self._commit(ids)
+            self._commit(due)
         except (EnvironmentUnavailable, SerializationConflict):
             raise
         except Exception:
-            if len(ids) == 1:
-                log.exception("a saga that is due could not be woken; it is tried again", saga_id=str(*ids))
-                self._held |= {id: _Hold(self._sender.clock.now() + FAILED, unsent=False) for id in ids}
+            if len(due) == 1:
+                log.exception("a saga that is due could not be woken; it is tried again", saga_id=str(*due))
+                self._held |= {id: _Hold(self._sender.clock.now() + FAILED, unsent=False) for id in due}
                 return
-            for id in ids:
-                self._wake((id,))
+            for id, steps in due.items():
+                self._wake({id: steps})
 
-    def _commit(self, ids: Iterable[UUID]) -> None:
+    def _commit(self, due: Mapping[UUID, Due]) -> None:
         with self._store.begin() as uow:
             turn = SagaTurn(uow, self._sender, self._definitions)
+            instances = turn.instances(sorted(due))
             outgoing: list[Envelope] = []
-            for id in turn.instances(sorted(ids)):
-                outgoing += turn.act(id, Woken())
+            now = self._sender.clock.now()
+            for id, instance in instances.items():
+                # What fell due since then has not passed the gate: its command may be unsent, its reply unread.
+                if _due_steps(instance, now) <= due[id]:
+                    outgoing += turn.act(id, Woken(), now)
             uow.flush()
             turn.save()
             if outgoing:
                 uow.add_outbox(outgoing)
+
+
+def _due_steps(instance: Instance, now: datetime) -> Due:
+    return frozenset((path, s.due) for path, s in instance.steps.items() if s.due is not None and s.due <= now)
