@@ -107,7 +107,8 @@ class PostgresServer:
     def create_database(self, name: str | None = None) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
         name = name or f"test_{next(self._names)}"
-        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        # Not template1, the default: an autovacuum worker in it makes this wait, and after five seconds fail.
+        self._execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         return self.url(name)
 
     def drop_database(self, url: str) -> None:

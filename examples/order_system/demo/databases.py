@@ -69,7 +69,7 @@ def _create(url: URL, base: URL) -> None:
                 there = text("SELECT 1 FROM pg_database WHERE datname = :name")
                 if connection.scalar(there, {"name": url.database}) is None:
                     quoted = engine.dialect.identifier_preparer.quote(str(url.database))
-                    connection.execute(text(f"CREATE DATABASE {quoted}"))
+                    connection.execute(text(f"CREATE DATABASE {quoted} TEMPLATE template0"))
                 return
         except OperationalError as error:
             reason = str(error.orig).strip()
