@@ -157,7 +157,7 @@ def _handled_in_order(run: Run) -> Iterator[Violation]:
     """Messages of one key take effect in the order of their topic, also where one of them was parked."""
     lanes: dict[Lane, list[Effect]] = defaultdict(list)
     for committed in run.history.effects:
-        if committed.effect.lane is not None:
+        if committed.effect.lane is not None and committed.effect.inbox.message_id not in run.history.unmatched:
             lanes[committed.effect.lane].append(committed.effect)
     for lane, effects in lanes.items():
         ranks = [_rank(run, effect) for effect in effects]

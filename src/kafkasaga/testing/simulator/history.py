@@ -68,6 +68,7 @@ class Transaction:
     changes: list[SagaChange] = field(default_factory=list[SagaChange])
     sent: list[Envelope] = field(default_factory=list[Envelope])
     parked: set[InboxKey] = field(default_factory=set[InboxKey])
+    unmatched: set[UUID] = field(default_factory=set[UUID])
     offsets: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     wrote: bool = False
 
@@ -99,6 +100,8 @@ class History:
         self.sent: dict[UUID, Sent] = {}
         self.inbox: dict[str, dict[InboxKey, int]] = defaultdict(dict)
         self.parked: dict[str, set[InboxKey]] = defaultdict(set)
+        self.unmatched = set[UUID]()
+        """Messages that were parked because they belonged to no saga: the runtime keeps them in no lane."""
         self.instances: dict[UUID, Instance] = {}
         self.logs: dict[UUID, list[LogEntry]] = defaultdict(list)
         self.log_at: dict[UUID, list[int]] = defaultdict(list)
@@ -129,6 +132,7 @@ class History:
         for key in done.claimed:
             self.inbox[done.service][key] = self.clock
         self.parked[done.service] |= done.parked
+        self.unmatched |= done.unmatched
         for place, offset in done.offsets.items():
             self._advance(done.service, place, offset)
 
