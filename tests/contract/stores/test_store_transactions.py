@@ -17,7 +17,7 @@ from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, ParkedK
 from kafkasaga.stores import SqlStore, Tables, create_store
 from kafkasaga.stores.migrations import upgrade
 from tests.contract.stores.business import Base, Order, created, orders
-from tests.contract.stores.store_kit import counted_statements
+from tests.contract.stores.store_kit import Threads, counted_statements
 from tests.contract.stores.test_store_outbox import outbox, rows
 from tests.contract.stores.test_store_parked import NOW, parked
 from tests.contract.stores.test_store_relay_queue import LONG, envelope
@@ -43,6 +43,17 @@ class TestHandlerSession:
         assert orders(store.engine) == [1]
         assert len(rows(store)) == 2
         assert store.positions("shop", [PLACE]) == {PLACE: 1}
+
+    def test_what_a_handler_published_wakes_the_relay(self, postgres_store: SqlStore) -> None:
+        queue = postgres_store.relay_queue()
+        assert queue.acquire()
+        threads = Threads(postgres_store)
+        waiting = threads.start(lambda: queue.wait(LONG))
+        with postgres_store.begin() as uow:
+            outbox.publish(uow.session, created())
+        waiting.result(timeout=20)
+        threads.close()
+        queue.close()
 
     def test_an_error_undoes_everything(self, store: SqlStore) -> None:
         with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
@@ -210,6 +221,11 @@ class TestErrors:
             create_store("mysql://localhost/x", Outbox())
 
 
+def commit(store: SqlStore) -> None:
+    with store.begin() as uow:
+        uow.add_outbox([envelope()])
+
+
 class TestSqlite:
     def test_commits_survive_a_power_cut(self, sqlite_store: SqlStore) -> None:
         with sqlite_store.engine.connect() as connection:
@@ -222,9 +238,10 @@ class TestSqlite:
         queue, other = store.relay_queue(), store.relay_queue()
         assert queue.acquire()
         assert not other.acquire()
-        with store.begin() as uow:
-            uow.add_outbox([envelope()])
-        queue.wait(LONG)  # woken by the commit above
+        threads = Threads(store)
+        threads.start(lambda: commit(store)).result()
+        threads.close()
+        queue.wait(LONG)  # woken by that commit
         assert len(queue.fetch(0, 10)) == 1
         queue.close()
         assert other.acquire()
