@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -153,14 +154,13 @@ class Program:
     def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KAFKASAGA_")}
         path = os.pathsep.join([str(ROOT / "src"), clean.get("PYTHONPATH", "")])
-        self.log: list[str] = []
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `end`)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kafkasaga", *arguments],
             env={**clean, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **environment},
             cwd=SHOP.parent,
-            stdout=subprocess.PIPE,
+            stdout=self._log,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     @property
@@ -177,13 +177,18 @@ class Program:
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        output, _ = self._process.communicate(timeout=WITHIN)
-        return self._process.returncode, output
+        return self._process.wait(WITHIN), self.output()
+
+    def output(self) -> str:
+        """What it has written so far."""
+        self._log.seek(0)
+        return self._log.read()
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
             self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._log.close()
 
 
 def command(*arguments: str, **environment: str) -> tuple[int, str]:
