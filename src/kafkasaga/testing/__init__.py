@@ -2,5 +2,6 @@
 
 from kafkasaga.testing.embedded import EmbeddedKafka, RecordsDropped
 from kafkasaga.testing.scenario import Scenario, scenario
+from kafkasaga.testing.simulator import Fault, LawBroken, simulate
 
-__all__ = ["EmbeddedKafka", "RecordsDropped", "Scenario", "scenario"]
+__all__ = ["EmbeddedKafka", "Fault", "LawBroken", "RecordsDropped", "Scenario", "scenario", "simulate"]

@@ -22,30 +22,30 @@ class Diagram:
 
     def __init__(self, *, trace: bool) -> None:
         self._trace = trace
-        self._lines: list[str] = []
+        self.lines: list[str] = []
 
     def message(self, time: float, source: str, target: str, effect: Effect) -> None:
         """A message took effect."""
         if self._trace:
             key = "" if effect.lane is None else f" {effect.lane.key}"
-            self._lines.append(f"{_name(source)}->>{_name(target)}: {_since(time)} {effect.type}{key}")
+            self.lines.append(f"{_name(source)}->>{_name(target)}: {_since(time)} {effect.type}{key}")
 
     def note(self, time: float, who: str, what: str) -> None:
         """Something happened to a process."""
         if self._trace:
             service, _, number = who.rpartition("-")
             place, who = (service, who) if number.isdigit() else (who, who)
-            self._lines.append(f"Note over {_name(place)}: {_since(time)} {_plain(f'{who} {what}')}")
+            self.lines.append(f"Note over {_name(place)}: {_since(time)} {_plain(f'{who} {what}')}")
 
     def event(self, time: float, who: str, key: str, event: Event) -> None:
         """A saga logged something."""
         if self._trace and event.kind not in ("command-sent", "compensation-sent", "step-succeeded"):
             words = " ".join(word for word in (key, event.kind, step_of(event) or "") if word)
-            self._lines.append(f"Note over {_name(who)}: {_since(time)} saga {_plain(words)}")
+            self.lines.append(f"Note over {_name(who)}: {_since(time)} saga {_plain(words)}")
 
     def text(self) -> str:
         """The diagram."""
-        lines = self._lines
+        lines = self.lines
         if len(lines) > _LONGEST:
             half = _LONGEST // 2
             lines = [*lines[:half], f"%% {len(lines) - _LONGEST} lines left out", *lines[-half:]]

@@ -111,6 +111,13 @@ def simulate(
     return result
 
 
+def traced(saga: type[Saga[Any]], seed: int) -> list[str]:
+    """Everything that one run does, line by line: the same for the same seed."""
+    with _quiet(), _plan(saga, (), {}, {}, None, frozenset(Fault)) as plan:
+        outcome = Run(plan, Chance(seed, plan.faults), trace=True).perform()
+    return [*outcome.chance.taken, *outcome.diagram.lines, str(outcome.violation)]
+
+
 def _shown(saga: type[Saga[Any]], plan: Plan, outcome: Outcome) -> str:
     """Shrink what went wrong, then draw it."""
     assert outcome.violation is not None

@@ -1,0 +1,209 @@
+"""The simulator finds what it is for: each bug that is planted in the library here is found within a minute.
+
+These are also the mutations of the lines that protect the invariants: what this file changes, the library must not.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+
+from examples.order_system.orchestrator import PlaceOrder
+from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.consumer import ConsumerLoop
+from kafkasaga.runtime.orchestrator import SagaTurn
+from kafkasaga.runtime.participant import HandlerTurn
+from kafkasaga.runtime.relay import Relay
+from kafkasaga.runtime.timekeeper import Timekeeper
+from kafkasaga.saga import advance
+from kafkasaga.testing.memory import MemoryUnitOfWork
+from kafkasaga.testing.simulator import LawBroken, simulate
+from tests.faults.planting import plant
+from tests.property.simulated import BookTrip
+
+SECONDS = 45.0
+"""Time to find a bug in; shrinking it comes on top, and is bounded too."""
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A line of the library, what it is changed to, and the laws of which one must be seen to be broken."""
+
+    owner: object
+    name: str
+    changes: tuple[tuple[str, str], ...]
+    laws: tuple[str, ...]
+
+
+BUGS = {
+    "i05-offset-stored-before-the-commit": Bug(
+        ConsumerLoop,
+        "_commit",
+        (
+            (
+                "    while records and not",
+                (
+                    "    self._consumer.store({TopicPartition(r.topic, r.partition): r.offset + 1 for r in records})\n"
+                    "    while records and not"
+                ),
+            ),
+        ),
+        ("I5 ",),
+    ),
+    "i05-position-noted-before-the-work": Bug(
+        BatchRunner,
+        "_transact",
+        (
+            (
+                "    with self._store.begin() as uow:\n",
+                (
+                    "    with self._store.begin() as early:\n"
+                    "        early.advance(self._group, _positions([item.record for item in items]))\n"
+                    "    with self._store.begin() as uow:\n"
+                ),
+            ),
+        ),
+        ("I5 ",),
+    ),
+    "i01-inbox-in-a-transaction-of-its-own": Bug(
+        BatchRunner,
+        "_transact",
+        (
+            (
+                "    with self._store.begin() as uow:\n"
+                "        fresh = uow.claim_inbox({task.inbox_key for task in tasks})\n",
+                (
+                    "    with self._store.begin() as inbox:\n"
+                    "        fresh = inbox.claim_inbox({task.inbox_key for task in tasks})\n"
+                    "    with self._store.begin() as uow:\n"
+                ),
+            ),
+        ),
+        ("I1 ", "I2 "),
+    ),
+    "i03-inbox-not-asked": Bug(
+        BatchRunner,
+        "_transact",
+        (
+            ("if task.inbox_key not in fresh:\n                continue", "pass"),
+            ("fresh.discard(task.inbox_key)", "pass"),
+        ),
+        ("I3 ", "I9 "),
+    ),
+    "i09-barrier-selected-before-it-is-inserted": Bug(
+        MemoryUnitOfWork,
+        "_claim_row",
+        (('self._lock(("barrier", key))', "pass"), ("self._barrier[key] = None", "pass")),
+        ("I9 ",),
+    ),
+    "i09-hanging-action-is-carried-out": Bug(
+        HandlerTurn,
+        "handle",
+        (("if known is not None:", "if known is not None and known.outcome is not Outcome.SUPERSEDED:"),),
+        ("I9 ",),
+    ),
+    "i09-empty-compensation-is-carried-out": Bug(
+        HandlerTurn, "handle", (("and self._nothing_to_undo(context)", "and False"),), ("I9 ",)
+    ),
+    "i04-parked-lane-ignored": Bug(
+        BatchRunner,
+        "_transact",
+        (("uow.parked_lanes({task.lane for task in tasks if task.lane is not None})", "set()"),),
+        ("I4 ",),
+    ),
+    "i04-relay-sends-behind-what-is-under-way": Bug(
+        Relay,
+        "_take",
+        (
+            (
+                "        self._send_head(lane)",
+                (
+                    "        self._lanes.setdefault(lane, _Lane()).sending = True\n"
+                    "        state = self._lanes[lane]\n"
+                    "        def done(error, row=row, lane=lane, state=state):\n"
+                    "            if error is None and row in state.rows:\n"
+                    "                state.rows.remove(row)\n"
+                    "                self._acknowledged.append(row)\n"
+                    "            elif error is not None:\n"
+                    "                self._held.discard(row.message_id)\n"
+                    "                if row in state.rows:\n"
+                    "                    state.rows.remove(row)\n"
+                    "        self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
+                ),
+            ),
+        ),
+        ("I4 ",),
+    ),
+    "i02-relay-deletes-before-the-acknowledgement": Bug(
+        Relay,
+        "_send_head",
+        (("    state.sending = True\n", "    state.sending = True\n    self._queue.delete([row])\n"),),
+        ("I2 ", "I10 "),
+    ),
+    "i02-relay-never-goes-back": Bug(
+        Relay,
+        "_fetch",
+        (
+            ("if begins := self._after == 0:", "if begins := False:"),
+            (
+                "self._after = rows[-1].position if full and self._top is not None else 0",
+                "self._after = rows[-1].position if rows else self._after",
+            ),
+        ),
+        ("I2 ", "I10 "),
+    ),
+    "i08-compensation-in-the-order-of-the-actions": Bug(
+        advance, "_back", (("for part in reversed(parts))", "for part in parts)"),), ("I8 ",)
+    ),
+    "i08-failed-deadline-is-not-undone": Bug(
+        advance,
+        "_undo",
+        (
+            ("state.status in _MAY_HAVE_RUN", "state.status is StepStatus.SUCCEEDED"),
+            ("is StepStatus.COMPENSATED", "is not StepStatus.UNDOING"),
+        ),
+        ("I8 ", "I10 "),
+    ),
+    "a23-deadline-fires-before-the-replies-are-read": Bug(
+        Timekeeper,
+        "_wake_due",
+        (("if any(read.get(partition, 0) < end for partition, end in gate.ends.items()):", "if False:"),),
+        ("deadline gate",),
+    ),
+    "a23-deadline-fires-before-the-command-is-sent": Bug(
+        Timekeeper,
+        "_may_wake",
+        (("if any(command in unsent for command in commands):", "if False:"),),
+        ("deadline gate",),
+    ),
+    "i03-new-ids-each-time": Bug(
+        SagaTurn,
+        "_decide",
+        (
+            (
+                "self._sender.envelope(effect.message, effect.id,",
+                "self._sender.envelope(effect.message, saga_id(saga, str(now)),",
+            ),
+        ),
+        ("I1 ", "I2 ", "I10 ", "deadline gate", "I8 "),
+    ),
+}
+
+
+def test_i06_two_orchestrators_without_lock_and_fence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, MemoryUnitOfWork, "load_sagas", ('self._lock(("saga", id))', "pass"))
+    changed = "if (0 if stored is None else stored.seq) != change.before_seq:"
+    plant(monkeypatch, MemoryUnitOfWork, "_save", (changed, "if False:"))
+    with pytest.raises(LawBroken, match=r"^(I6|I7) "):
+        simulate(BookTrip, runs=1_000_000, seed=1, seconds=SECONDS)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
+def test_a_planted_bug_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, bug.owner, bug.name, *bug.changes)
+    with pytest.raises(LawBroken) as broken:
+        simulate(PlaceOrder, runs=1_000_000, seed=1, seconds=SECONDS)
+    text = str(broken.value)
+    assert text.startswith(bug.laws), text
+    assert "simulate(PlaceOrder, seed=" in text
+    assert "sequenceDiagram" in text

@@ -1,0 +1,195 @@
+"""Sagas of other shapes than the order saga, for the simulator."""
+
+from datetime import timedelta
+from typing import Any
+
+from kafkasaga import Each, Ends, LocalStep, Message, Saga, SagaState, Step, WaitFor, parallel, reply
+from kafkasaga.saga.policy import exponential
+
+
+class TripMessage(Message, key="trip_id"):
+    trip_id: str
+
+
+class TripWanted(TripMessage, topic="trip.wanted"): ...
+
+
+class TripBooked(TripMessage, topic="trip.booked"): ...
+
+
+class TripOff(TripMessage, topic="trip.off"):
+    reason: str
+
+
+class Flight(TripMessage, topic="flight.book"): ...
+
+
+class FlightBooked(TripMessage, topic="flight.booked"): ...
+
+
+class FlightRefused(TripMessage, topic="flight.refused"):
+    reason: str
+
+
+class CancelFlight(TripMessage, topic="flight.cancel"): ...
+
+
+class FlightCancelled(TripMessage, topic="flight.cancelled"): ...
+
+
+class Hotel(TripMessage, topic="hotel.book"): ...
+
+
+class HotelBooked(TripMessage, topic="hotel.booked"): ...
+
+
+class HotelRefused(TripMessage, topic="hotel.refused"):
+    reason: str
+
+
+class CancelHotel(TripMessage, topic="hotel.cancel"): ...
+
+
+class HotelCancelled(TripMessage, topic="hotel.cancelled"): ...
+
+
+class Charge(TripMessage, topic="card.charge"): ...
+
+
+class Charged(TripMessage, topic="card.charged"): ...
+
+
+class Declined(TripMessage, topic="card.declined"):
+    reason: str
+
+
+class Ticket(TripMessage, topic="ticket.issue"): ...
+
+
+class Issued(TripMessage, topic="ticket.issued"): ...
+
+
+class Trip(SagaState):
+    trip_id: str
+
+
+class BookTrip(Saga[Trip], name="book-trip", version=1, starts_on=TripWanted):
+    """Two bookings at once, a pivot, and a step that cannot fail."""
+
+    flight = Step[Trip](
+        command=lambda s: Flight(trip_id=s.trip_id),
+        succeeds_on=FlightBooked,
+        fails_on=FlightRefused,
+        compensation=lambda s: CancelFlight(trip_id=s.trip_id),
+        compensated_on=FlightCancelled,
+        deadline=timedelta(seconds=20),
+        retry=exponential(attempts=3),
+    )
+    hotel = Step[Trip](
+        command=lambda s: Hotel(trip_id=s.trip_id),
+        succeeds_on=HotelBooked,
+        fails_on=HotelRefused,
+        compensation=lambda s: CancelHotel(trip_id=s.trip_id),
+        compensated_on=HotelCancelled,
+        deadline=timedelta(seconds=5),
+    )
+    charge = Step[Trip](
+        command=lambda s: Charge(trip_id=s.trip_id),
+        succeeds_on=Charged,
+        fails_on=Declined,
+        kind="pivot",
+        deadline=timedelta(seconds=30),
+    )
+    ticket = Step[Trip](command=lambda s: Ticket(trip_id=s.trip_id), succeeds_on=Issued, kind="retriable")
+    flow = parallel(flight, hotel) >> charge >> ticket
+    ends = Ends[Trip](
+        completed=lambda s: TripBooked(trip_id=s.trip_id),
+        cancelled=lambda s, why: TripOff(trip_id=s.trip_id, reason=why.reason),
+    )
+
+
+class ParcelMessage(Message, key="order_id"):
+    order_id: int
+
+
+class Packed(ParcelMessage, topic="order.packed"):
+    parcels: tuple[str, ...]
+
+
+class Approved(ParcelMessage, topic="order.approved"): ...
+
+
+class Forbidden(ParcelMessage, topic="order.forbidden"):
+    reason: str
+
+
+class Ship(ParcelMessage, topic="parcel.ship"):
+    parcel: str
+
+
+class Shipped(ParcelMessage, topic="parcel.shipped"):
+    parcel: str
+
+
+class Lost(ParcelMessage, topic="parcel.lost"):
+    parcel: str
+    reason: str
+
+
+class Recall(ParcelMessage, topic="parcel.recall"):
+    parcel: str
+
+
+class Recalled(ParcelMessage, topic="parcel.recalled"):
+    parcel: str
+
+
+class Invoice(ParcelMessage, topic="invoice.write"): ...
+
+
+class Invoiced(ParcelMessage, topic="invoice.written"): ...
+
+
+class Void(ParcelMessage, topic="invoice.void"): ...
+
+
+class Voided(ParcelMessage, topic="invoice.voided"): ...
+
+
+class Parcels(SagaState):
+    order_id: int
+    parcels: tuple[str, ...]
+    shipped: tuple[str, ...] = ()
+    noted: int = 0
+
+
+def _shipped(each: Each[Parcels, str], answer: Shipped) -> None:
+    each.saga.shipped = (*each.saga.shipped, answer.parcel)
+
+
+def _note(state: Parcels, session: Any) -> None:
+    state.noted += 1
+
+
+class ShipOrder(Saga[Parcels], name="ship-order", version=1, starts_on=Packed):
+    """Waits for an approval, notes it here, ships every parcel on one lane of order, then writes the invoice."""
+
+    approval = WaitFor[Parcels](Approved, fails_on=Forbidden, deadline=timedelta(minutes=1))
+    note = LocalStep[Parcels](_note, compensation=_note)
+    ship = Step[Each[Parcels, str]](
+        command=lambda e: Ship(order_id=e.saga.order_id, parcel=e.item),
+        succeeds_on=reply(Shipped, _shipped),
+        fails_on=Lost,
+        compensation=lambda e: Recall(order_id=e.saga.order_id, parcel=e.item),
+        compensated_on=Recalled,
+        deadline=timedelta(seconds=10),
+        retry=exponential(attempts=2),
+    )
+    invoice = Step[Parcels](
+        command=lambda s: Invoice(order_id=s.order_id),
+        succeeds_on=Invoiced,
+        compensation=lambda s: Void(order_id=s.order_id),
+        compensated_on=Voided,
+        deadline=timedelta(seconds=10),
+    )
+    flow = approval >> note >> ship.for_each(lambda s: s.parcels) >> invoice

@@ -1,0 +1,121 @@
+"""Schedules of everything that can go wrong, over sagas of several shapes. See also ``tests/faults``."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from examples.order_system import inventory, payment
+from examples.order_system.contracts import Line, OrderCreated
+from examples.order_system.orchestrator import PlaceOrder
+from kafkasaga import Saga
+from kafkasaga.stores import Session
+from kafkasaga.testing import Fault, simulate
+from tests.property.simulated import BookTrip, ShipOrder
+
+SEED = int(os.environ.get("KAFKASAGA_SIMULATION_SEED", "1"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("saga", "runs"), [(PlaceOrder, 200), (BookTrip, 150), (ShipOrder, 150)])
+def test_a40_no_schedule_breaks_a_law_and_every_fault_is_reached(saga: type[Saga], runs: int) -> None:  # type: ignore[type-arg]
+    result = simulate(saga, runs=runs, seed=SEED)
+    assert result.runs == runs
+    assert {fault for fault, _ in result.reached} == set(Fault)
+    assert result.sagas["completed"]
+    assert result.sagas["cancelled"]
+
+
+@pytest.mark.timeout(300)
+def test_crashes_are_reached_on_both_sides_of_commit_produce_and_offset_store() -> None:
+    result = simulate(PlaceOrder, runs=200, seed=SEED, faults=[Fault.CRASH])
+    places = {kind for fault, kind in result.reached if fault is Fault.CRASH}
+    assert places >= {
+        "before commit",
+        "after commit",
+        "before produce",
+        "after outbox read",
+        "before outbox delete",
+        "after outbox delete",
+        "before offset store",
+        "after offset store",
+    }
+
+
+# ---- the user's own services ----
+
+STOCK = {"tea": 5, "pot": 1}
+
+
+def stocked(session: Session) -> None:
+    inventory.Base.metadata.create_all(session.connection())
+    for sku, available in STOCK.items():
+        session.add(inventory.Stock(sku=sku, price=Decimal(2), available=available))
+
+
+def with_card(session: Session) -> None:
+    payment.Base.metadata.create_all(session.connection())
+    session.add(payment.Card(customer_id="ann", limit=Decimal(30)))
+
+
+def nothing_vanishes(session: Session) -> None:
+    for stock in session.scalars(select(inventory.Stock)):
+        assert stock.available + stock.reserved + stock.sold == STOCK[stock.sku]
+        held = select(inventory.Reservation).where(
+            inventory.Reservation.sku == stock.sku, inventory.Reservation.status == inventory.Held.RESERVED
+        )
+        assert sum(reservation.quantity for reservation in session.scalars(held)) == stock.reserved
+
+
+def orders() -> Iterator[OrderCreated]:
+    for n, (sku, quantity, total) in enumerate([("tea", 2, 4), ("pot", 1, 20), ("pot", 1, 20), ("tea", 1, 50)], 1):
+        lines = (Line(sku=sku, quantity=quantity),)
+        yield OrderCreated(order_id=UUID(int=n), customer_id="ann", total=Decimal(total), lines=lines)
+
+
+@pytest.mark.timeout(300)
+def test_the_users_own_services_run_with_their_real_sessions() -> None:
+    result = simulate(
+        PlaceOrder,
+        runs=40,
+        seed=SEED,
+        services=[inventory.inventory, payment.payment],
+        prepare={"inventory": stocked, "payment": with_card},
+        check={"inventory": nothing_vanishes},
+        starts=list(orders()),
+    )
+    assert result.sagas["completed"]
+    assert result.sagas["cancelled"]
+
+
+# ---- one integer decides everything ----
+
+_PROGRAM = """
+from kafkasaga.testing.simulator.simulate import traced
+from tests.property.simulated import BookTrip
+for seed in range(30):
+    print(seed, *traced(BookTrip, seed), sep=chr(10))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_seed_is_the_same_run_in_every_process() -> None:
+    root = Path(__file__).parents[2]
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            check=True,
+            capture_output=True,
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert told[0] == told[1]
+    assert len(told[0]) > 10_000
