@@ -31,6 +31,10 @@ IDLE_SESSION: Final = 15.0
 """Seconds without a sign of life after which the server ends the relay's connection."""
 HEARTBEATS: Final = 5
 """Signs of life in that time."""
+READ_WHOLE_TABLES: Final = ("enable_seqscan", "enable_bitmapscan", "enable_sort")
+"""Plans that read the whole backlog to find its first rows. The planner takes to them, since what it knows of a queue
+is from a moment when it was nearly empty (100,000 rows waiting, pages of 1,000: 102 µs a row; by primary key 12).
+"""
 
 
 class PostgresqlRelayQueue(SqlRelayQueue):
@@ -120,6 +124,8 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         _driver(connection).add_notify_handler(self._on_notify)
         milliseconds = str(int(self._idle_timeout * 1000))
         connection.execute(text("SELECT set_config('idle_session_timeout', :value, false)"), {"value": milliseconds})
+        for plan in READ_WHOLE_TABLES:
+            connection.exec_driver_sql(f"SET {plan} = off")
         connection.exec_driver_sql(f"LISTEN {self._target.channel}")
         return True
 
