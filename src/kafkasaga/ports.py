@@ -117,6 +117,9 @@ class ParkedStatus(StrEnum):
 
     WAITING = "waiting"
     DEAD = "dead"
+    """Not tried any more; its lane waits for a person."""
+    DEAD_LETTER = "dead-letter"
+    """Not tried any more, and kept to be seen; its lane goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +133,25 @@ class Parked:
     error: str
     status: ParkedStatus
     attempts: int
-    next_at: datetime
+    next_at: datetime | None
+    """None while another message of its lane is before it: it becomes due when that one leaves."""
     parked_at: datetime
+    deaths: int = 0
+    """How many of the last attempts did not end, because the process did."""
+    asks: BarrierKey | None = None
+    """What a saga asks for by it, if it is a command."""
     id: int = 0
     """Given by the store; orders the messages of a lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a partition was read, and by whom."""
+
+    next: int | None
+    """Where to read on; None: nothing was read yet."""
+    given_up: bool
+    """Whether its last owner gave it up in good order. If not, what it was doing may have ended its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +233,10 @@ class UnitOfWork(Protocol):
         """Keep messages, in this order."""
         ...
 
+    def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
+        """Count an attempt at a record that was not handled yet, before it is made; returns how many there were."""
+        ...
+
     def claim_parked(self, now: datetime) -> Parked | None:
         """Lock and read one message that is due and the head of its lane; None if there is none that nobody holds.
 
@@ -222,12 +244,25 @@ class UnitOfWork(Protocol):
         """
         ...
 
-    def unpark(self, id: int) -> None:
-        """Delete a parked message: it was handled."""
+    def lock_parked(self, id: int, attempts: int) -> bool:
+        """Lock a parked message again; False if somebody holds it, or it was tried or changed since."""
         ...
 
-    def repark(self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime) -> None:
-        """Keep a parked message for another time."""
+    def unpark(self, id: int) -> None:
+        """Delete a parked message: it was handled. The next of its lane becomes due."""
+        ...
+
+    def repark(
+        self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime, deaths: int = 0
+    ) -> None:
+        """Keep a parked message for another time; behind a dead letter, the next of its lane becomes due."""
+        ...
+
+    def free_lanes(self) -> int:
+        """Make messages due that nothing is before any more; returns how many.
+
+        ``unpark`` does that for the next of a lane, but cannot see one that another transaction is just parking.
+        """
         ...
 
 
@@ -248,6 +283,20 @@ class Store(Protocol):
 
     def positions(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Where each partition is to be read on; partitions never read are left out."""
+        ...
+
+    def take_over(
+        self, group: str, owner: UUID, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Progress]:
+        """Note that ``owner`` reads these partitions from now on; how far they were read, and how that ended."""
+        ...
+
+    def give_up(self, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
+        """Note that ``owner`` has left these partitions in good order, unless another one has them by now."""
+        ...
+
+    def parked_counts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """How many messages of each partition wait, dead ones too, dead letters not."""
         ...
 
     def due_sagas(self, now: datetime, limit: int) -> list[UUID]:

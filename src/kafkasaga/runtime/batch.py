@@ -24,7 +24,7 @@ from tenacity.wait import WaitBaseT
 from kafkasaga.clock import Clock
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Record
-from kafkasaga.ports import Parked, Store, TopicPartition
+from kafkasaga.ports import Parked, ParkedStatus, Store, TopicPartition
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.orchestrator import Definitions
 from kafkasaga.runtime.outgoing import Sender
@@ -182,7 +182,7 @@ class BatchRunner:
                     ready.append(task)
                     continue
                 parked.append(keep)
-                if task.lane is not None:
+                if task.lane is not None and keep.status is not ParkedStatus.DEAD_LETTER:
                     lanes.add(task.lane)
             parked += [self._parking.unmatched(task, error, now) for task, error in self._execution.run(uow, ready)]
             if parked:

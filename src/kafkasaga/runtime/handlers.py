@@ -10,12 +10,13 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message
 from kafkasaga.stores import is_session_type
 
+WhenDead = Literal["block", "go-on"]
 Reply = Message | Sequence[Message] | None
 
 
@@ -30,6 +31,8 @@ class Handler:
     session_parameter: str | None
     replies: tuple[type[Message], ...]
     """The message types that it says it returns, in the order of its annotation."""
+    when_dead: WhenDead = "block"
+    """What becomes of the later messages of a key when one of them has no attempt left."""
 
     @property
     def name(self) -> str:
@@ -49,7 +52,7 @@ def describe(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def inspect_handler(function: Callable[..., Any], consumer: str) -> Handler:
+def inspect_handler(function: Callable[..., Any], consumer: str, when_dead: WhenDead = "block") -> Handler:
     """Read a function's type hints.
 
     Raises:
@@ -73,9 +76,10 @@ def inspect_handler(function: Callable[..., Any], consumer: str) -> Handler:
         raise DefinitionError(
             f"{where}: {message.__name__} is an abstract base (no topic=); handle a message that travels"
         )
-    return Handler(
-        function, message, consumer, _session_parameter(parameters[1:], hints, where), _replies(hints, where)
-    )
+    if when_dead not in get_args(WhenDead):
+        raise DefinitionError(f"{where}: when_dead={when_dead!r} is not known; use 'block' or 'go-on'")
+    session_parameter = _session_parameter(parameters[1:], hints, where)
+    return Handler(function, message, consumer, session_parameter, _replies(hints, where), when_dead)
 
 
 def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Final
 
 import structlog
 
-from kafkasaga.ports import Parked, ParkedStatus
+from kafkasaga.ports import BarrierKey, Parked, ParkedStatus
 from kafkasaga.runtime.orchestrator import Unmatched
-from kafkasaga.runtime.routing import Task
+from kafkasaga.runtime.routing import HandlerRoute, Task
 from kafkasaga.saga.policy import Retry
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -36,11 +36,12 @@ class Parking:
             now: the time.
         """
         if task.problem is not None:
-            return self._park(task, task.problem, ParkedStatus.DEAD, 0, now)
+            return self._park(task, task.problem, when_dead(task), 0, now)
         if behind:
             return self._park(task, "waits behind an earlier message of its key", ParkedStatus.WAITING, 0, now)
         if error is not None:
-            return self._park(task, described(error), ParkedStatus.WAITING, 1, now)
+            status = ParkedStatus.WAITING if self.policy.attempts > 1 else when_dead(task)
+            return self._park(task, described(error), status, 1, now)
         return None
 
     def unmatched(self, task: Task, error: Unmatched, now: datetime) -> Parked:
@@ -64,9 +65,24 @@ class Parking:
             error=error,
             status=status,
             attempts=attempts,
-            next_at=now + self.policy.delay(attempts) if attempts else now,
+            next_at=now + self.policy.delay(attempts) if attempts else None,
             parked_at=now,
+            asks=asked(task),
         )
+
+
+def when_dead(task: Task) -> ParkedStatus:
+    """What a message becomes that is not tried any more."""
+    goes_on = isinstance(task.route, HandlerRoute) and task.route.handler.when_dead == "go-on"
+    return ParkedStatus.DEAD_LETTER if goes_on else ParkedStatus.DEAD
+
+
+def asked(task: Task) -> BarrierKey | None:
+    """What a saga asks for by this message, if it is a command to a handler."""
+    saga = task.attributes.saga
+    if saga is None or saga.command_id is not None or not isinstance(task.route, HandlerRoute):
+        return None
+    return BarrierKey(saga.saga_id, saga.step, saga.generation, saga.operation)
 
 
 def described(error: Exception) -> str:

@@ -1,17 +1,31 @@
-"""Trying parked messages again, one at a time, by whichever replica comes first."""
+"""Trying parked messages again, one at a time, by whichever replica comes first.
+
+An attempt is recorded in a transaction of its own before it is made: one that ends the process was made all the same
+(A21). Between the two transactions another replica cannot take the message, since it is not due, nor one behind it,
+since that is not the first of its lane (I4); if the wait was longer than that, the count has changed, and who sees that
+lets go.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from kafkasaga.errors import EnvironmentUnavailable
-from kafkasaga.ports import Parked, ParkedStatus, Store
+from kafkasaga.ports import Parked, ParkedStatus, Store, UnitOfWork
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.outgoing import Sender
-from kafkasaga.runtime.parking import UNMATCHED, Parking, described, log_fields
-from kafkasaga.runtime.routing import Router
+from kafkasaga.runtime.parking import UNMATCHED, Parking, described, log_fields, when_dead
+from kafkasaga.runtime.routing import Router, Task
 
 log = structlog.get_logger("kafkasaga.consumer")
+
+DEATHS: Final = 3
+"""So many attempts in a row that ended the process, and a message is not tried any more."""
+FREE_LANES_EVERY: Final = 30.0
+"""Seconds between looks for messages that wait behind nothing."""
 
 
 class Retries:
@@ -20,6 +34,7 @@ class Retries:
     def __init__(self, store: Store, router: Router, execution: Execution, parking: Parking, sender: Sender) -> None:
         self._store, self._router, self._execution = store, router, execution
         self._policy, self._clock = parking.policy, sender.clock
+        self._freed_at = float("-inf")
 
     def retry_one(self) -> bool:
         """Try one parked message that is due; False if there is none.
@@ -27,13 +42,28 @@ class Retries:
         Raises:
             EnvironmentUnavailable: if the database is away.
         """
-        parked: Parked | None = None
+        self._free_lanes()
+        now = self._clock.now()
+        with self._store.begin() as uow:
+            found = uow.claim_parked(now)
+            if found is None:
+                return False
+            task = self._router.route_for(found.record, found.consumer.removesuffix(UNMATCHED))
+            hopeless = self._hopeless(found)
+            if hopeless is not None:
+                self._end(uow, found, task, hopeless)
+                return True
+            parked = replace(found, attempts=found.attempts + 1, deaths=found.deaths + 1)
+            self._write(uow, parked, found.error, ParkedStatus.WAITING)
+        self._attempt(parked, task)
+        return True
+
+    def _attempt(self, parked: Parked, task: Task) -> None:
+        """Make the attempt that has been recorded."""
         try:
             with self._store.begin() as uow:
-                parked = uow.claim_parked(self._clock.now())
-                if parked is None:
-                    return False
-                task = self._router.route_for(parked.record, parked.consumer.removesuffix(UNMATCHED))
+                if not uow.lock_parked(parked.id, parked.attempts):
+                    return  # another replica tries it by now, or a person has changed it
                 if task.problem is not None:
                     raise TaskFailed(task, ValueError(task.problem))
                 if unmatched := self._execution.run(uow, [task]):
@@ -41,27 +71,53 @@ class Retries:
                 uow.unpark(parked.id)
         except EnvironmentUnavailable:
             raise
-        except Exception as error:
-            if parked is None:
-                raise
-            self._keep(parked, error.cause if isinstance(error, TaskFailed) else error)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is kept with its message
+            self._failed(parked, task, error.cause if isinstance(error, TaskFailed) else error)
         else:
-            log.info("parked message handled", **log_fields(task), attempts=parked.attempts + 1)
-        return True
+            log.info("parked message handled", **log_fields(task), attempts=parked.attempts)
 
-    def _keep(self, parked: Parked, error: Exception) -> None:
+    def _failed(self, parked: Parked, task: Task, error: Exception) -> None:
         """A parked message failed again: later, or never, if no attempt is left."""
-        attempts = parked.attempts + 1
-        dead = attempts >= self._policy.attempts
-        status = ParkedStatus.DEAD if dead else ParkedStatus.WAITING
-        next_at = self._clock.now() + self._policy.delay(attempts)
         with self._store.begin() as uow:
-            uow.repark(parked.id, error=described(error), status=status, attempts=attempts, next_at=next_at)
+            if not uow.lock_parked(parked.id, parked.attempts):
+                return
+            if parked.attempts >= self._policy.attempts:
+                self._end(uow, parked, task, described(error))
+                return
+            self._write(uow, replace(parked, deaths=0), described(error), ParkedStatus.WAITING)
+        log.error("parked message failed again", **log_fields(task), attempts=parked.attempts, error=repr(error))
+
+    def _hopeless(self, parked: Parked) -> str | None:
+        """Why a message that waits is not tried again: its last attempts did not end, or there were enough."""
+        if parked.deaths < DEATHS and parked.attempts < self._policy.attempts:
+            return None
+        return f"{parked.error}\nthe process ended while this message was handled, {parked.deaths} times in a row"
+
+    def _end(self, uow: UnitOfWork, parked: Parked, task: Task, error: str) -> None:
+        status = when_dead(task)
+        self._write(uow, parked, error, status)
         log.error(
-            "parked message failed again",
-            consumer=parked.consumer,
-            message_id=str(parked.message_id),
-            attempts=attempts,
+            "parked message is dead",
+            **log_fields(task),
+            attempts=parked.attempts,
             status=status.value,
-            error=repr(error),
+            error=error.splitlines()[-1],
         )
+
+    def _write(self, uow: UnitOfWork, parked: Parked, error: str, status: ParkedStatus) -> None:
+        uow.repark(
+            parked.id,
+            error=error,
+            status=status,
+            attempts=parked.attempts,
+            next_at=self._clock.now() + self._policy.delay(max(parked.attempts, 1)),
+            deaths=parked.deaths,
+        )
+
+    def _free_lanes(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._freed_at < FREE_LANES_EVERY:
+            return
+        self._freed_at = now
+        with self._store.begin() as uow:
+            uow.free_lanes()

@@ -16,7 +16,7 @@ from uuid import UUID
 from kafkasaga.clock import SystemClock
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Codec, JsonCodec, Message, SagaState, contract_of
-from kafkasaga.runtime.handlers import Handler, inspect_handler
+from kafkasaga.runtime.handlers import Handler, WhenDead, inspect_handler
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.routing import Router, definitions_by_version
@@ -83,17 +83,20 @@ class Service:
     @overload
     def handler(self, function: F, /) -> F: ...
     @overload
-    def handler(self, /, *, consumer: str | None = None) -> Callable[[F], F]: ...
-    def handler(self, function: F | None = None, /, *, consumer: str | None = None) -> F | Callable[[F], F]:
+    def handler(self, /, *, consumer: str | None = None, when_dead: WhenDead = "block") -> Callable[[F], F]: ...
+    def handler(
+        self, function: F | None = None, /, *, consumer: str | None = None, when_dead: WhenDead = "block"
+    ) -> F | Callable[[F], F]:
         """Handle the message that the first parameter's type names; what is returned is the reply.
 
         The function itself is returned unchanged: call it in tests. ``consumer`` names the dedup identity of a second
-        handler of one message.
+        handler of one message. ``when_dead`` says what becomes of the later messages of a key when one of them has no
+        attempt left: they wait for a person (``"block"``), or go on without it (``"go-on"``).
 
         Raises:
             DefinitionError: if the type hints do not say what it handles, or the message has a handler already.
         """
-        add = partial(self._add, consumer=consumer or self.name)
+        add = partial(self._add, consumer=consumer or self.name, when_dead=when_dead)
         return add if function is None else add(function)
 
     def start(
@@ -184,8 +187,8 @@ class Service:
         finally:
             runner.stop()
 
-    def _add(self, function: F, consumer: str) -> F:
-        handler = inspect_handler(function, consumer)
+    def _add(self, function: F, consumer: str, when_dead: WhenDead) -> F:
+        handler = inspect_handler(function, consumer, when_dead)
         # A router refuses what does not fit together; better now than at the start.
         Router(self.name, [*self._handlers, handler], (), self.codec)
         self._handlers.append(handler)

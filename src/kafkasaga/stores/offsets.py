@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from uuid import UUID
 
 from sqlalchemy import Connection
 
-from kafkasaga.ports import TopicPartition
+from kafkasaga.ports import Progress, TopicPartition
 from kafkasaga.stores.bulk import Sql, types
 
 
@@ -25,9 +26,38 @@ class Offsets:
         )
         self._read = sql.bulk(
             """SELECT t.topic, t."partition", t."next" FROM r JOIN {consumer_offset} AS t
-            ON t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition" """,
+            ON t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition"
+            WHERE t."next" IS NOT NULL""",
             types(table, "consumer", "topic", "partition"),
             returns=types(table, "topic", "partition", "next"),
+        )
+        owned = types(table, "consumer", "topic", "partition", "owner")
+        self._progress = sql.bulk(
+            """SELECT t.topic, t."partition", t."next", t.owner FROM r JOIN {consumer_offset} AS t
+            ON t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition" {for_update}""",
+            types(table, "consumer", "topic", "partition"),
+            returns=types(table, "topic", "partition", "next", "owner"),
+        )
+        self._own = sql.bulk(
+            """INSERT INTO {consumer_offset} (consumer, topic, "partition", owner)
+            SELECT consumer, topic, "partition", owner FROM r WHERE true
+            ON CONFLICT (consumer, topic, "partition") DO UPDATE SET owner = excluded.owner""",
+            owned,
+        )
+        self._give_up = sql.bulk(
+            """UPDATE {consumer_offset} AS t SET owner = NULL FROM r WHERE t.consumer = r.consumer
+            AND t.topic = r.topic AND t."partition" = r."partition" AND t.owner = r.owner""",
+            owned,
+        )
+        self._note = sql.bulk(
+            """INSERT INTO {consumer_offset} AS t (consumer, topic, "partition", suspect_offset, suspect_attempts)
+            SELECT consumer, topic, "partition", suspect_offset, 1 FROM r WHERE true
+            ON CONFLICT (consumer, topic, "partition") DO UPDATE SET
+            suspect_attempts = CASE WHEN t.suspect_offset = excluded.suspect_offset
+            THEN t.suspect_attempts + 1 ELSE 1 END, suspect_offset = excluded.suspect_offset
+            RETURNING suspect_attempts""",
+            types(table, "consumer", "topic", "partition", "suspect_offset"),
+            returns=types(table, "suspect_attempts"),
         )
 
     def advance(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
@@ -40,3 +70,24 @@ class Offsets:
         """The next offset of each partition that was ever read."""
         found = self._read.rows(connection, [(group, *place) for place in sorted(set(partitions))])
         return {TopicPartition(topic, partition): offset for topic, partition, offset in found}
+
+    def take_over(
+        self, connection: Connection, group: str, owner: UUID, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Progress]:
+        """Note the new owner; what the partitions were before. An owner that is still there did not give them up."""
+        places = sorted(set(partitions))
+        found = {
+            TopicPartition(topic, partition): Progress(offset, before is None or before == owner)
+            for topic, partition, offset, before in self._progress.rows(connection, [(group, *p) for p in places])
+        }
+        self._own.count(connection, [(group, *place, owner) for place in places])
+        return found
+
+    def give_up(self, connection: Connection, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
+        """Forget the owner, unless it is another one by now."""
+        self._give_up.count(connection, [(group, *place, owner) for place in sorted(set(partitions))])
+
+    def note_attempt(self, connection: Connection, group: str, place: TopicPartition, offset: int) -> int:
+        """Count an attempt at what is read next; returns how many there were."""
+        (attempts,) = self._note.rows(connection, [(group, *place, offset)])[0]
+        return int(attempts)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, delete, exists, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    FromClause,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
 
-from kafkasaga.messages import Record
-from kafkasaga.ports import Parked, ParkedKey, ParkedStatus
+from kafkasaga.messages import Operation, Record
+from kafkasaga.ports import BarrierKey, Parked, ParkedKey, ParkedStatus, TopicPartition
 from kafkasaga.stores.bulk import Sql, insert, types
 
 _COLUMNS: Final = (
@@ -26,9 +41,17 @@ _COLUMNS: Final = (
     "error",
     "status",
     "attempts",
+    "deaths",
     "next_at",
     "parked_at",
+    "saga_id",
+    "step_path",
+    "generation",
+    "op",
 )
+# Written out and not bound: a database does not use a partial index for a condition that is a parameter.
+_WAITING: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.WAITING.value}'")
+_DEAD_LETTER: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.DEAD_LETTER.value}'")
 
 
 class ParkedMessages:
@@ -40,12 +63,13 @@ class ParkedMessages:
         self._table = table
         self._lanes = sql.bulk(
             """SELECT r.consumer, r.topic, r.key FROM r WHERE EXISTS (SELECT 1 FROM {parked_message} AS t
-            WHERE t.consumer = r.consumer AND t.topic = r.topic AND t.key = r.key)""",
+            WHERE t.consumer = r.consumer AND t.topic = r.topic AND t.key = r.key AND t.status != 'dead-letter')""",
             lane,
             returns=lane,
         )
         self._park = sql.bulk(insert("parked_message", _COLUMNS), types(table, *_COLUMNS))
         self._head = self._due_head()
+        self._next = self._next_of_lane()
 
     def lanes(self, connection: Connection, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
         """Those of ``lanes`` in which something is parked."""
@@ -61,16 +85,70 @@ class ParkedMessages:
         row = connection.execute(self._head, {"now": now}).mappings().first()
         return None if row is None else parked_of(row)
 
+    def lock(self, connection: Connection, id: int, attempts: int) -> bool:
+        """Lock a parked message that nobody holds and that was not tried since."""
+        mine = select(self._table.c.id).where(self._table.c.id == id, self._table.c.attempts == attempts)
+        held = mine.where(self._table.c.status == _WAITING).with_for_update(skip_locked=True)
+        return connection.scalar(held) is not None
+
     def unpark(self, connection: Connection, id: int) -> None:
-        """Delete a parked message."""
+        """Delete a parked message; the next of its lane becomes due."""
+        self.promote(connection, id)
         connection.execute(delete(self._table).where(self._table.c.id == id))
 
-    def repark(
-        self, connection: Connection, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime
-    ) -> None:
-        """Keep a parked message for another time."""
-        noted = {"error": _storable(error), "status": status.value, "attempts": attempts, "next_at": next_at}
-        connection.execute(update(self._table).where(self._table.c.id == id).values(noted))
+    def repark(self, connection: Connection, id: int, noted: Mapping[str, Any]) -> None:
+        """Keep a parked message for another time; a dead letter lets its lane go on."""
+        values = {**noted, "error": _storable(noted["error"]), "status": noted["status"].value}
+        connection.execute(update(self._table).where(self._table.c.id == id).values(values))
+        if noted["status"] is ParkedStatus.DEAD_LETTER:
+            self.promote(connection, id)
+
+    def promote(self, connection: Connection, id: int) -> None:
+        """Make the first of the lane due, as if ``id`` were not there: since when it was parked, so at once."""
+        due = self._table.c.parked_at
+        connection.execute(self._next.values(next_at=due), {"gone": id})
+
+    def free_lanes(self, connection: Connection) -> int:
+        """Make messages due that nothing is before any more."""
+        parked = self._table
+        orphaned = (parked.c.status == _WAITING, parked.c.next_at.is_(None), ~exists().where(self._in_front(parked)))
+        return connection.execute(update(parked).where(*orphaned).values(next_at=parked.c.parked_at)).rowcount
+
+    def counts(self, connection: Connection, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """How many messages of each partition wait, dead ones too."""
+        parked = self._table.c
+        place = (parked.topic, parked.kafka_partition)
+        topics = sorted({place.topic for place in partitions})
+        query = select(*place, func.count()).where(parked.status != _DEAD_LETTER, parked.topic.in_(topics))
+        found = {TopicPartition(topic, n): count for topic, n, count in connection.execute(query.group_by(*place))}
+        return {place: found.get(place, 0) for place in partitions}
+
+    def _next_of_lane(self) -> Any:
+        parked = self._table
+        gone: BindParameter[int] = bindparam("gone", type_=parked.c.id.type)
+        other = parked.alias("other")
+        lane = [
+            other.c[name] == select(parked.c[name]).where(parked.c.id == gone).scalar_subquery().correlate(None)
+            for name in ParkedKey._fields
+        ]
+        first = (
+            select(other.c.id)
+            .where(*lane, other.c.id != gone, other.c.status != _DEAD_LETTER)
+            .order_by(other.c.id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        return update(parked).where(parked.c.id == first, parked.c.status == _WAITING, parked.c.next_at.is_(None))
+
+    def _in_front(self, parked: FromClause) -> ColumnElement[bool]:
+        earlier = self._table.alias("earlier")
+        return and_(
+            earlier.c.consumer == parked.c.consumer,
+            earlier.c.topic == parked.c.topic,
+            earlier.c.key == parked.c.key,  # never true without a key: such a message has no lane
+            earlier.c.id < parked.c.id,
+            earlier.c.status != _DEAD_LETTER,
+        )
 
     def _due_head(self) -> Select[Any]:
         """The head of a lane is computed without regard to locks, and only it is try-locked.
@@ -79,19 +157,12 @@ class ParkedMessages:
         still exists in every other snapshot. A head that vanishes between snapshot and lock is skipped by the database.
         """
         parked = self._table
-        earlier = parked.alias("earlier")
-        in_front = and_(
-            earlier.c.consumer == parked.c.consumer,
-            earlier.c.topic == parked.c.topic,
-            earlier.c.key == parked.c.key,  # never true without a key: such a message has no lane
-            earlier.c.id < parked.c.id,
-        )
         return (
             select(parked)
             .where(
-                parked.c.status == ParkedStatus.WAITING.value,
+                parked.c.status == _WAITING,
                 parked.c.next_at <= bindparam("now", type_=parked.c.next_at.type),
-                ~exists().where(in_front),
+                ~exists().where(self._in_front(parked)),
             )
             .order_by(parked.c.next_at, parked.c.id)
             .limit(1)
@@ -119,8 +190,16 @@ def parked_of(row: RowMapping) -> Parked:
         attempts=row["attempts"],
         next_at=row["next_at"],
         parked_at=row["parked_at"],
+        deaths=row["deaths"],
+        asks=_asks(row),
         id=row["id"],
     )
+
+
+def _asks(row: RowMapping) -> BarrierKey | None:
+    if row["saga_id"] is None:
+        return None
+    return BarrierKey(row["saga_id"], row["step_path"], row["generation"], Operation(row["op"]))
 
 
 def _row(message: Parked) -> tuple[Any, ...]:
@@ -140,8 +219,10 @@ def _row(message: Parked) -> tuple[Any, ...]:
         _storable(message.error),
         message.status.value,
         message.attempts,
+        message.deaths,
         message.next_at,
         message.parked_at,
+        *(message.asks or (None,) * 4),
     )
 
 

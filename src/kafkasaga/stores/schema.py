@@ -50,6 +50,7 @@ class _TableSet:
     saga_log: Table
     saga_timer: Table
     parked_message: Table
+    operator_log: Table
 
 
 class Tables:
@@ -83,6 +84,7 @@ class Tables:
         self.saga_log: Final = tables.saga_log
         self.saga_timer: Final = tables.saga_timer
         self.parked_message: Final = tables.parked_message
+        self.operator_log: Final = tables.operator_log
 
     @property
     def all(self) -> tuple[Table, ...]:
@@ -97,6 +99,7 @@ class Tables:
             self.saga_log,
             self.saga_timer,
             self.parked_message,
+            self.operator_log,
         )
 
     @property
@@ -142,6 +145,7 @@ class _Builder:
             saga_log=self._saga_log(),
             saga_timer=self._saga_timer(),
             parked_message=self._parked_message(),
+            operator_log=self._operator_log(),
         )
 
     def _table(self, name: str, *columns: Column[Any], indexes: tuple[Index, ...] = (), **options: Any) -> Table:
@@ -212,13 +216,16 @@ class _Builder:
         )
 
     def _consumer_offset(self) -> Table:
-        """Where each consumer group reads on."""
+        """Where each consumer group reads on, who reads there, and how often what is read next was tried (A21)."""
         return self._table(
             "consumer_offset",
             Column("consumer", Text(), primary_key=True),
             Column("topic", Text(), primary_key=True),
             Column("partition", Integer(), primary_key=True, autoincrement=False),
-            Column("next", BigInteger(), nullable=False),
+            Column("next", BigInteger()),
+            Column("owner", Uuid()),
+            Column("suspect_offset", BigInteger()),
+            Column("suspect_attempts", Integer(), nullable=False, server_default="0"),
         )
 
     def _saga(self) -> Table:
@@ -277,6 +284,7 @@ class _Builder:
         """Records that could not be handled yet. A record without a key has no lane: it waits for no other."""
         status = Column("status", Text(), nullable=False)
         waiting = status == ParkedStatus.WAITING.value
+        living = status != ParkedStatus.DEAD_LETTER.value
         return self._table(
             "parked_message",
             Column("id", POSITION, primary_key=True, autoincrement=True),
@@ -292,11 +300,38 @@ class _Builder:
             Column("error", Text(), nullable=False),
             status,
             Column("attempts", Integer(), nullable=False),
-            Column("next_at", UtcDateTime(), nullable=False),
+            Column("deaths", Integer(), nullable=False, server_default="0"),
+            Column("next_at", UtcDateTime()),
             Column("parked_at", UtcDateTime(), nullable=False),
+            Column("saga_id", Uuid()),
+            Column("step_path", Text()),
+            Column("generation", Integer()),
+            Column("op", Text()),
             indexes=(
-                self._index("parked_message_lane", "consumer", "topic", "key", "id"),
+                self._index(
+                    "parked_message_lane",
+                    "consumer",
+                    "topic",
+                    "key",
+                    "id",
+                    postgresql_where=living,
+                    sqlite_where=living,
+                ),
                 self._index("parked_message_due", "next_at", postgresql_where=waiting, sqlite_where=waiting),
             ),
             sqlite_autoincrement=True,  # the id orders a lane
+        )
+
+    def _operator_log(self) -> Table:
+        """What people did to parked messages, why, and what a message was before."""
+        return self._table(
+            "operator_log",
+            Column("id", POSITION, primary_key=True, autoincrement=True),
+            Column("at", UtcDateTime(), nullable=False),
+            Column("by", Text(), nullable=False),
+            Column("action", Text(), nullable=False),
+            Column("subject", Text(), nullable=False),
+            Column("why", Text(), nullable=False),
+            Column("before", Text(), nullable=False),
+            sqlite_autoincrement=True,
         )

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Dialect, Engine, RootTransaction
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DefinitionError
-from kafkasaga.ports import TopicPartition
+from kafkasaga.ports import Progress, TopicPartition
 from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.dialects import begin_writing
@@ -24,6 +24,7 @@ from kafkasaga.stores.handler_session import HandlerSession
 from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox import Outbox
 from kafkasaga.stores.outbox_rows import OutboxRows
+from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.queries import Queries
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
@@ -51,6 +52,7 @@ class SqlStore:
         self._sql = Sql(self.tables, engine.dialect)
         self._statements = _statements(self.tables, engine.dialect)
         self._offsets = Offsets(self._sql)
+        self._parked = ParkedMessages(self._sql)
         self._outbox = OutboxRows(self._sql)
         self._timers = Timers(self.tables)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
@@ -92,6 +94,23 @@ class SqlStore:
         with self._reading() as connection:
             return self._offsets.read(connection, group, partitions)
 
+    def take_over(
+        self, group: str, owner: UUID, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Progress]:
+        """Two statements."""
+        with self._writing() as connection:
+            return self._offsets.take_over(connection, group, owner, partitions)
+
+    def give_up(self, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
+        """One statement."""
+        with self._writing() as connection:
+            self._offsets.give_up(connection, group, owner, partitions)
+
+    def parked_counts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """One statement."""
+        with self._reading() as connection:
+            return self._parked.counts(connection, partitions)
+
     def due_sagas(self, now: datetime, limit: int) -> list[UUID]:
         """One statement."""
         with self._reading() as connection:
@@ -126,6 +145,12 @@ class SqlStore:
         wake.close(self.engine)
         self.engine.dispose()
         self._direct.dispose()
+
+    @contextmanager
+    def _writing(self) -> Generator[Connection]:
+        with translated(), self.engine.begin() as connection:
+            begin_writing(connection)
+            yield connection
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:

@@ -132,17 +132,35 @@ class SqlUnitOfWork:
         with translated():
             self._do.parked.park(self._connection, messages)
 
+    def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
+        """One statement."""
+        with translated():
+            return self._do.offsets.note_attempt(self._connection, group, place, offset)
+
     def claim_parked(self, now: datetime) -> Parked | None:
         """One statement."""
         with translated():
             return self._do.parked.claim(self._connection, now)
 
-    def unpark(self, id: int) -> None:
+    def lock_parked(self, id: int, attempts: int) -> bool:
         """One statement."""
+        with translated():
+            return self._do.parked.lock(self._connection, id, attempts)
+
+    def unpark(self, id: int) -> None:
+        """Two statements."""
         with translated():
             self._do.parked.unpark(self._connection, id)
 
-    def repark(self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime) -> None:
+    def repark(
+        self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime, deaths: int = 0
+    ) -> None:
+        """One statement; a second one for a dead letter."""
+        noted = {"error": error, "status": status, "attempts": attempts, "next_at": next_at, "deaths": deaths}
+        with translated():
+            self._do.parked.repark(self._connection, id, noted)
+
+    def free_lanes(self) -> int:
         """One statement."""
         with translated():
-            self._do.parked.repark(self._connection, id, error=error, status=status, attempts=attempts, next_at=next_at)
+            return self._do.parked.free_lanes(self._connection)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from kafkasaga.messages import Record
-from kafkasaga.ports import Parked, ParkedKey, ParkedStatus
+from kafkasaga.messages import Operation, Record
+from kafkasaga.ports import BarrierKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
 from kafkasaga.stores import SqlStore
 from tests.contract.stores.store_kit import Threads, counted_statements
 
@@ -120,3 +120,143 @@ def test_i4_a_lane_is_emptied_in_order_by_many_replicas(store: SqlStore) -> None
     assert len(handled) == 45
     for key in (b"a", b"b", b"c"):
         assert [offset for lane, offset in handled if lane == key] == list(range(15))
+
+
+def lane(*messages: Parked) -> tuple[Parked, ...]:
+    """The first is due, the others wait behind it."""
+    first, *others = messages
+    return (first, *(replace(other, next_at=None, attempts=0) for other in others))
+
+
+def offsets_of(store: SqlStore) -> list[int]:
+    """What is due, one after the other, each handled before the next is asked for."""
+    found: list[int] = []
+    while True:
+        with store.begin() as uow:
+            head = uow.claim_parked(NOW)
+            if head is None:
+                return found
+            found.append(head.record.offset)
+            uow.unpark(head.id)
+
+
+def test_i04_what_waits_behind_becomes_due_when_the_one_before_it_leaves(store: SqlStore) -> None:
+    park(store, *lane(*[parked(offset=n) for n in range(4)]), parked(b"b", offset=9, due=NOW + timedelta(hours=1)))
+    assert offsets_of(store) == [0, 1, 2, 3]
+
+
+def test_i04_a_dead_letter_lets_its_lane_go_on_and_is_kept(store: SqlStore) -> None:
+    park(store, *lane(parked(offset=1), parked(offset=2), parked(offset=3)))
+    with store.begin() as uow:
+        head = uow.claim_parked(NOW)
+        assert head is not None
+        uow.repark(head.id, error="gave up", status=ParkedStatus.DEAD_LETTER, attempts=9, next_at=NOW)
+    assert offsets_of(store) == [2, 3]
+    assert [message.record.offset for message in store.queries().parked()] == [1]
+    with store.begin() as uow:
+        assert uow.parked_lanes([ParkedKey("billing", "orders", b"a")]) == set()
+
+
+def test_removing_one_from_the_middle_of_a_lane_makes_nothing_due(store: SqlStore) -> None:
+    park(store, *lane(parked(offset=1, due=NOW + timedelta(hours=1)), parked(offset=2), parked(offset=3)))
+    middle = store.queries().parked()[1]
+    with store.begin() as uow:
+        uow.unpark(middle.id)
+    assert offsets_of(store) == []
+    assert [message.next_at for message in store.queries().parked()] == [NOW + timedelta(hours=1), None]
+
+
+def test_i10_a_message_parked_while_the_one_before_it_left_is_found(postgres_store: SqlStore) -> None:
+    park(postgres_store, parked(offset=1))
+    with postgres_store.begin() as parking:
+        assert parking.parked_lanes([ParkedKey("billing", "orders", b"a")])
+        assert offsets_of(postgres_store) == [1]
+        parking.park(lane(parked(offset=1), parked(offset=2))[1:])
+    assert offsets_of(postgres_store) == []
+    with postgres_store.begin() as uow:
+        assert uow.free_lanes() == 1
+    assert offsets_of(postgres_store) == [2]
+
+
+def test_nobody_is_freed_behind_a_message_that_waits_or_is_dead(store: SqlStore) -> None:
+    later = NOW + timedelta(hours=1)
+    dead = replace(parked(b"b", offset=3), status=ParkedStatus.DEAD)
+    park(store, *lane(parked(offset=1, due=later), parked(offset=2)), *lane(dead, parked(b"b", offset=4)))
+    with store.begin() as uow:
+        assert uow.free_lanes() == 0
+
+
+def test_an_attempt_is_made_by_who_recorded_it_last(store: SqlStore) -> None:
+    park(store, parked())
+    with store.begin() as uow:
+        head = uow.claim_parked(NOW)
+        assert head is not None
+        uow.repark(head.id, error="boom", status=ParkedStatus.WAITING, attempts=2, next_at=NOW, deaths=1)
+    with store.begin() as uow:
+        assert not uow.lock_parked(head.id, 1)
+        assert uow.lock_parked(head.id, 2)
+        assert not uow.lock_parked(head.id + 1, 2)
+    assert store.queries().parked()[0].deaths == 1
+
+
+def test_i04_a_message_whose_attempt_is_under_way_is_nobody_elses(postgres_store: SqlStore) -> None:
+    park(postgres_store, *lane(parked(offset=1), parked(offset=2)))
+    with postgres_store.begin() as one, postgres_store.begin() as two:
+        head = postgres_store.queries().parked()[0]
+        assert one.lock_parked(head.id, 1)
+        assert not two.lock_parked(head.id, 1)
+        assert two.claim_parked(NOW) is None
+
+
+def test_what_a_saga_asked_for_is_kept_with_its_command(store: SqlStore) -> None:
+    key = BarrierKey(uuid4(), "pay", 2, Operation.COMPENSATION)
+    park(store, replace(parked(), asks=key))
+    assert store.queries().parked()[0].asks == key
+
+
+def test_messages_are_counted_by_partition(store: SqlStore) -> None:
+    dead, letter = (replace(parked(b"b"), status=status) for status in (ParkedStatus.DEAD, ParkedStatus.DEAD_LETTER))
+    park(store, parked(), parked(b"c"), dead, letter)
+    place, other = TopicPartition("orders", 3), TopicPartition("orders", 4)
+    assert store.parked_counts([place, other]) == {place: 3, other: 0}
+
+
+class TestOwners:
+    """Who reads a partition, and whether the one before left it in good order (A21)."""
+
+    place = TopicPartition("orders", 3)
+
+    def test_a_partition_that_was_given_up_is_taken_over_without_suspicion(self, store: SqlStore) -> None:
+        one, two = uuid4(), uuid4()
+        assert store.take_over("shop", one, [self.place]) == {}
+        with store.begin() as uow:
+            uow.advance("shop", {self.place: 5})
+        store.give_up("shop", one, [self.place])
+        assert store.take_over("shop", two, [self.place]) == {self.place: Progress(5, given_up=True)}
+
+    def test_a21_a_partition_whose_owner_died_is_suspicious(self, store: SqlStore) -> None:
+        store.take_over("shop", uuid4(), [self.place])
+        assert store.take_over("shop", uuid4(), [self.place]) == {self.place: Progress(None, given_up=False)}
+        assert store.positions("shop", [self.place]) == {}, "nothing was read"
+
+    def test_the_same_process_may_lose_a_partition_and_get_it_again(self, store: SqlStore) -> None:
+        owner = uuid4()
+        store.take_over("shop", owner, [self.place])
+        assert store.take_over("shop", owner, [self.place]) == {self.place: Progress(None, given_up=True)}
+
+    def test_who_was_replaced_cannot_give_up(self, store: SqlStore) -> None:
+        late, owner = uuid4(), uuid4()
+        store.take_over("shop", late, [self.place])
+        store.take_over("shop", owner, [self.place])
+        store.give_up("shop", late, [self.place])
+        assert store.take_over("shop", uuid4(), [self.place]) == {self.place: Progress(None, given_up=False)}
+
+    def test_a21_attempts_at_what_is_read_next_are_counted(self, store: SqlStore) -> None:
+        def note(offset: int) -> int:
+            with store.begin() as uow:
+                return uow.note_attempt("shop", self.place, offset)
+
+        assert [note(7), note(7), note(8), note(7), note(7)] == [1, 2, 1, 1, 2]
+        with store.begin() as uow:
+            uow.advance("shop", {self.place: 9})
+        assert store.positions("shop", [self.place]) == {self.place: 9}

@@ -129,12 +129,16 @@ class TestStatementCounts:
                 partial(uow.parked_lanes, [ParkedKey("billing", "orders", bytes([n])) for n in range(100)]),
                 partial(uow.park, [parked(offset=n) for n in range(100)]),
                 partial(uow.claim_parked, NOW),
-                partial(uow.unpark, 1),
+                partial(uow.lock_parked, 1, 1),
+                partial(uow.note_attempt, "shop", TopicPartition("orders", 0), 7),
+                partial(uow.free_lanes),
                 partial(uow.repark, 2, error="again", status=ParkedStatus.WAITING, attempts=2, next_at=NOW),
             ]
             for count, call in enumerate(calls, start=1):
                 call()
                 assert len(statements) == count, call
+            uow.unpark(1)
+            assert len(statements) == len(calls) + 2, "the message goes, and the next of its lane becomes due"
 
     def test_a_barrier_that_is_taken_takes_two(self, store: SqlStore) -> None:
         entries = {BarrierKey(uuid4(), "pay", 0, Operation.ACTION): BarrierEntry(Outcome.DONE) for _ in range(100)}

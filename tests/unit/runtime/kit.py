@@ -109,7 +109,8 @@ class Node:
     def __init__(self, service: Service, broker: MemoryBroker, clock: VirtualClock, url: str = "sqlite://") -> None:
         self.service, self.broker, self.clock = service, broker, clock
         self.store: SqlStore = create_store(url, service.outbox.tables)
-        event.listen(self.store.engine, "connect", _enforce_foreign_keys)
+        if url.startswith("sqlite"):
+            event.listen(self.store.engine, "connect", _enforce_foreign_keys)
         service.outbox.tables.metadata.create_all(self.store.engine)
         self.sender = Sender(service.name, service.codec, clock)
         self.batches = BatchRunner(

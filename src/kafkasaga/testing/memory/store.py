@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from kafkasaga.errors import DefinitionError
-from kafkasaga.ports import LogEntry, Parked, TopicPartition
+from kafkasaga.ports import LogEntry, Parked, ParkedStatus, Progress, TopicPartition
 from kafkasaga.saga.instance import Instance
 from kafkasaga.testing.memory.locks import Locks, Threads, Waiting
 from kafkasaga.testing.memory.relay_queue import MemoryRelayQueue, Outbound
@@ -53,6 +53,28 @@ class MemoryStore:
         with self._waiting.guard:
             found = self.tables.offsets
             return {place: found[group, place] for place in partitions if (group, place) in found}
+
+    def take_over(
+        self, group: str, owner: UUID, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Progress]:
+        with self._waiting.guard:
+            owners, offsets, found = self.tables.owners, self.tables.offsets, dict[TopicPartition, Progress]()
+            for key in [(group, place) for place in partitions]:
+                if key in owners or key in offsets:
+                    found[key[1]] = Progress(offsets.get(key), owners.get(key, owner) == owner)
+                owners[key] = owner
+            return found
+
+    def give_up(self, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
+        with self._waiting.guard:
+            for key in [(group, place) for place in partitions]:
+                if self.tables.owners.get(key) == owner:
+                    del self.tables.owners[key]
+
+    def parked_counts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        with self._waiting.guard:
+            waiting = [m.record for m in self.tables.parked.values() if m.status is not ParkedStatus.DEAD_LETTER]
+        return {p: sum((r.topic, r.partition) == p for r in waiting) for p in partitions}
 
     def due_sagas(self, now: datetime, limit: int) -> list[UUID]:
         with self._waiting.guard:

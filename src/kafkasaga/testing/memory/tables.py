@@ -8,7 +8,16 @@ from datetime import datetime
 from uuid import UUID
 
 from kafkasaga.messages import Envelope, write_headers
-from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, LogEntry, OutboxRow, Parked, TopicPartition
+from kafkasaga.ports import (
+    BarrierEntry,
+    BarrierKey,
+    InboxKey,
+    LogEntry,
+    OutboxRow,
+    Parked,
+    ParkedStatus,
+    TopicPartition,
+)
 from kafkasaga.saga.instance import Instance
 
 
@@ -19,6 +28,11 @@ class Tables:
     inbox: set[InboxKey] = field(default_factory=set[InboxKey])
     barrier: dict[BarrierKey, BarrierEntry | None] = field(default_factory=dict[BarrierKey, BarrierEntry | None])
     offsets: dict[tuple[str, TopicPartition], int] = field(default_factory=dict[tuple[str, TopicPartition], int])
+    owners: dict[tuple[str, TopicPartition], UUID] = field(default_factory=dict[tuple[str, TopicPartition], UUID])
+    suspects: dict[tuple[str, TopicPartition], tuple[int, int]] = field(
+        default_factory=dict[tuple[str, TopicPartition], tuple[int, int]]
+    )
+    """What is read next (its offset), and how often it was tried."""
     sagas: dict[UUID, Instance] = field(default_factory=dict[UUID, Instance])
     newest: dict[tuple[str, str], tuple[int, UUID]] = field(default_factory=dict[tuple[str, str], tuple[int, UUID]])
     logs: dict[UUID, list[LogEntry]] = field(default_factory=dict[UUID, list[LogEntry]])
@@ -55,7 +69,8 @@ def outbox_row(position: int, envelope: Envelope) -> OutboxRow:
 def heads(parked: Iterable[Parked]) -> list[Parked]:
     """The first message of each lane, and every message that has no lane."""
     found: dict[object, Parked] = {}
-    for message in sorted(parked, key=lambda message: message.id):
+    living = [message for message in parked if message.status is not ParkedStatus.DEAD_LETTER]
+    for message in sorted(living, key=lambda message: message.id):
         key = message.record.key
         found.setdefault(message.id if key is None else (message.consumer, message.record.topic, key), message)
     return list(found.values())

@@ -154,7 +154,7 @@ class MemoryUnitOfWork:
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
         self._alive()
         with self._waiting.guard:
-            held = {(p.consumer, p.record.topic, p.record.key) for p in self._visible().values()}
+            held = {(p.consumer, p.record.topic, p.record.key) for p in heads(self._visible().values())}
         return {lane for lane in lanes if lane in held}
 
     def park(self, messages: Sequence[Parked]) -> None:
@@ -165,25 +165,49 @@ class MemoryUnitOfWork:
                 self._lock(("parked", id))
                 self._parked[id] = replace(message, id=id)
 
+    def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
+        with self._waiting.guard:
+            self._lock(("offset", group, place))
+            known, attempts = self._tables.suspects.get((group, place), (offset, 0))
+            noted = (offset, attempts + 1 if known == offset else 1)
+            self._writes.append(lambda: self._tables.suspects.update({(group, place): noted}))
+            return noted[1]
+
     def claim_parked(self, now: datetime) -> Parked | None:
         self._alive()
         with self._waiting.guard:
-            due = [p for p in heads(self._visible().values()) if p.status is ParkedStatus.WAITING and p.next_at <= now]
-            for message in sorted(due, key=lambda p: (p.next_at, p.id)):
+            due = [p for p in heads(self._visible().values()) if p.status is ParkedStatus.WAITING and _due(p) <= now]
+            for message in sorted(due, key=lambda p: (_due(p), p.id)):
                 if self._locks.try_take(self, ("parked", message.id)):
                     return message
         return None
+
+    def lock_parked(self, id: int, attempts: int) -> bool:
+        self._alive()
+        with self._waiting.guard:
+            known = self._visible().get(id)
+            if known is None or known.attempts != attempts or known.status is not ParkedStatus.WAITING:
+                return False
+            return self._locks.try_take(self, ("parked", id))
 
     def unpark(self, id: int) -> None:
         with self._waiting.guard:
             self._lock(("parked", id))
             self._parked[id] = None
 
-    def repark(self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime) -> None:
+    def repark(
+        self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime, deaths: int = 0
+    ) -> None:
         with self._waiting.guard:
             self._lock(("parked", id))
             if (known := self._visible().get(id)) is not None:
-                self._parked[id] = replace(known, error=error, status=status, attempts=attempts, next_at=next_at)
+                self._parked[id] = replace(
+                    known, error=error, status=status, attempts=attempts, next_at=next_at, deaths=deaths
+                )
+
+    def free_lanes(self) -> int:
+        """Nothing to do: the head of a lane is due by itself here."""
+        return 0
 
     def _visible(self) -> dict[int, Parked]:
         merged = {**self._tables.parked, **self._parked}
@@ -225,6 +249,11 @@ class MemoryUnitOfWork:
     def _alive(self) -> None:
         if self._aborted is not None:
             raise DatabaseUnavailable(f"the transaction is over: {self._aborted}")
+
+
+def _due(message: Parked) -> datetime:
+    """What has become the head of its lane is due since it was parked."""
+    return message.next_at or message.parked_at
 
 
 def _merge(rows: dict[K, V], changed: Mapping[K, V | None]) -> None:

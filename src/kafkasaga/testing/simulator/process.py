@@ -19,9 +19,9 @@ from kafkasaga.runtime.service import Service
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.testing.memory import MemoryStore, MemoryUnitOfWork
 from kafkasaga.testing.simulator.chance import Fault
+from kafkasaga.testing.simulator.contents import unsent, waiting
 from kafkasaga.testing.simulator.history import History, Violation
 from kafkasaga.testing.simulator.kafka import WorldBroker, WorldConsumer, WorldProducer
-from kafkasaga.testing.simulator.contents import unsent, waiting
 from kafkasaga.testing.simulator.store import WorldStore
 from kafkasaga.testing.simulator.world import EPOCH, Killed, World, WorldClock
 
@@ -48,7 +48,7 @@ class Site:
     """Whether transactions of this store can overlap."""
     down_until: float = 0.0
     jumped: bool = False
-    processes: list[Process] = field(default_factory=lambda: list[Process]())
+    processes: list[Process] = field(default_factory=lambda: list[Process]())  # noqa: PLW0108 (not defined yet)
 
     @property
     def name(self) -> str:
@@ -227,7 +227,7 @@ class Process:
                 run()
             except Killed:
                 pass
-            except Exception as error:  # what ends a loop ends the service: nobody may be the cause of that
+            except Exception as error:  # noqa: BLE001 (what ends a loop ends the service)
                 self.stage.fail(Violation("I10 nothing silent", f"the {role} of {self.name} ended: {error!r}"))
 
         self.world.spawn(f"{self.name} {role}", role, self, guarded, self.held)
@@ -278,7 +278,7 @@ def next_timer(sites: Sequence[Site], now: float) -> float | None:
         ahead = max((process.clock.offset for process in site.processes), default=0.0)
         due = site.store.next_due()
         times = [] if due is None else [due]
-        times += [message.next_at for message in waiting(site.store)]
+        times += [message.next_at or message.parked_at for message in waiting(site.store)]
         found += [(time - EPOCH).total_seconds() - ahead + 0.001 for time in times]
         if unsent(site.store):
             found.append(now)

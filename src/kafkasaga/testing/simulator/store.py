@@ -22,12 +22,14 @@ from kafkasaga.ports import (
     Parked,
     ParkedKey,
     ParkedStatus,
+    Progress,
     RelayQueue,
     SagaChange,
     Store,
     TopicPartition,
     UnitOfWork,
 )
+from kafkasaga.runtime.parking import UNMATCHED
 from kafkasaga.saga.instance import Instance
 from kafkasaga.testing.memory import MemoryUnitOfWork
 from kafkasaga.testing.simulator.chance import Fault
@@ -86,6 +88,20 @@ class WorldStore:
     def positions(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         self._process.database_answers()
         return self._inner.positions(group, partitions)
+
+    def take_over(
+        self, group: str, owner: UUID, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, Progress]:
+        self._process.database_answers()
+        return self._inner.take_over(group, owner, partitions)
+
+    def give_up(self, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
+        self._process.database_answers()
+        self._inner.give_up(group, owner, partitions)
+
+    def parked_counts(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        self._process.database_answers()
+        return self._inner.parked_counts(partitions)
 
     def due_sagas(self, now: datetime, limit: int) -> list[UUID]:
         self._process.database_answers()
@@ -169,8 +185,10 @@ class WorldUnitOfWork:
         self._done.wrote = True
         self._inner.park(messages)
         for message in messages:
-            consumer = message.consumer.removesuffix(":unmatched")
+            consumer = message.consumer.removesuffix(UNMATCHED)
             self._done.parked.add(InboxKey(consumer, message.source, message.message_id))
+            if consumer != message.consumer:
+                self._done.unmatched.add(message.message_id)
             self._process.note(f"parks {message.record.topic}: {message.error.splitlines()[-1]}")
 
     def claim_parked(self, now: datetime) -> Parked | None:
@@ -180,9 +198,21 @@ class WorldUnitOfWork:
         self._done.wrote = True
         self._inner.unpark(id)
 
-    def repark(self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime) -> None:
+    def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         self._done.wrote = True
-        self._inner.repark(id, error=error, status=status, attempts=attempts, next_at=next_at)
+        return self._inner.note_attempt(group, place, offset)
+
+    def lock_parked(self, id: int, attempts: int) -> bool:
+        return self._inner.lock_parked(id, attempts)
+
+    def free_lanes(self) -> int:
+        return self._inner.free_lanes()
+
+    def repark(
+        self, id: int, *, error: str, status: ParkedStatus, attempts: int, next_at: datetime, deaths: int = 0
+    ) -> None:
+        self._done.wrote = True
+        self._inner.repark(id, error=error, status=status, attempts=attempts, next_at=next_at, deaths=deaths)
 
     def __getattr__(self, name: str) -> Any:
         """What the port has gained since."""

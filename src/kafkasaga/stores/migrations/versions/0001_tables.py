@@ -93,7 +93,10 @@ def _inbox_and_barrier() -> None:
         sa.Column("consumer", sa.Text(), primary_key=True),
         sa.Column("topic", sa.Text(), primary_key=True),
         sa.Column("partition", sa.Integer(), primary_key=True, autoincrement=False),
-        sa.Column("next", sa.BigInteger(), nullable=False),
+        sa.Column("next", sa.BigInteger()),
+        sa.Column("owner", sa.Uuid()),
+        sa.Column("suspect_offset", sa.BigInteger()),
+        sa.Column("suspect_attempts", sa.Integer(), nullable=False, server_default="0"),
         settings={**_QUEUE, "fillfactor": 20, "autovacuum_vacuum_threshold": 1000},
     )
 
@@ -154,14 +157,32 @@ def _parked_messages() -> None:
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_at", _TIME, nullable=False),
+        sa.Column("deaths", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("next_at", _TIME),
         sa.Column("parked_at", _TIME, nullable=False),
+        sa.Column("saga_id", sa.Uuid()),
+        sa.Column("step_path", sa.Text()),
+        sa.Column("generation", sa.Integer()),
+        sa.Column("op", sa.Text()),
         settings={**_QUEUE, "autovacuum_vacuum_threshold": 1000},
         sqlite_autoincrement=True,
     )
-    _index("parked_message_lane", "parked_message", "consumer", "topic", "key", "id")
+    living = sa.text("status != 'dead-letter'")
+    lane = ("consumer", "topic", "key", "id")
+    _index("parked_message_lane", "parked_message", *lane, postgresql_where=living, sqlite_where=living)
     waiting = sa.text("status = 'waiting'")
     _index("parked_message_due", "parked_message", "next_at", postgresql_where=waiting, sqlite_where=waiting)
+    _create(
+        "operator_log",
+        sa.Column("id", _POSITION, primary_key=True, autoincrement=True),
+        sa.Column("at", _TIME, nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("why", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
+        sqlite_autoincrement=True,
+    )
 
 
 def _place() -> tuple[str, str | None]:
