@@ -69,8 +69,10 @@ BUGS = {
         "_transact",
         (
             (
-                "    with self._store.begin() as uow:\n"
-                "        fresh = uow.claim_inbox({task.inbox_key for task in tasks})\n",
+                (
+                    "    with self._store.begin() as uow:\n"
+                    "        fresh = uow.claim_inbox({task.inbox_key for task in tasks})\n"
+                ),
                 (
                     "    with self._store.begin() as inbox:\n"
                     "        fresh = inbox.claim_inbox({task.inbox_key for task in tasks})\n"

@@ -54,9 +54,18 @@ class Fault(StrEnum):
 
 _DENSITIES = (0.004, 0.02, 0.08)
 """How likely a fault is at each place where it could strike."""
+_SHARES = (0.2, 0.5)
+"""Of all faults, how many a run has, beside the one that is its own."""
 _RARE = {Fault.CLOCK_JUMP: 0.3, Fault.BROKER_OUTAGE: 0.2, Fault.DATABASE_OUTAGE: 0.2}
 """Faults with so many places that they would be everywhere, and how much rarer they are."""
-_OFTEN = {Fault.REFUSAL: 6.0, Fault.HANDLER_ERROR: 4.0, Fault.SILENCE: 2.0, Fault.REJECTION: 3.0, Fault.DELAY: 2.0, Fault.OVERLAP: 4.0}
+_OFTEN = {
+    Fault.REFUSAL: 6.0,
+    Fault.HANDLER_ERROR: 4.0,
+    Fault.SILENCE: 2.0,
+    Fault.REJECTION: 3.0,
+    Fault.DELAY: 2.0,
+    Fault.OVERLAP: 4.0,
+}
 """Faults with few places."""
 
 
@@ -117,7 +126,7 @@ class Chance:
     def _profile(self, faults: Sequence[Fault]) -> tuple[dict[Fault, float], int]:
         """Each run has a character of its own: some faults are frequent in it, others never happen."""
         random = Random(self._key)  # noqa: S311 (not a secret)
-        chosen = [fault for fault in faults if random.random() < random.choice((0.2, 0.5))]
+        chosen = [fault for fault in faults if random.random() < random.choice(_SHARES)]
         if faults:
             chosen.append(faults[self.seed % len(faults)])
         rates = {

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
 from kafkasaga.messages import Operation, Record, read_attributes
 from kafkasaga.ports import TopicPartition
-from kafkasaga.saga.events import CommandSent, CompensationSent, StepCompensated, StepSucceeded
-from kafkasaga.saga.flow import LocalStep, Step
+from kafkasaga.saga.events import (
+    CommandSent,
+    CompensationSent,
+    Event,
+    StepCompensated,
+    StepSkipped,
+    StepSucceeded,
+    step_of,
+)
+from kafkasaga.saga.flow import Step
 from kafkasaga.saga.instance import Instance, SagaStatus
 from kafkasaga.saga.transitions import fold
 from kafkasaga.testing.simulator import contents
@@ -20,6 +28,8 @@ from kafkasaga.testing.simulator.history import Committed, Effect, Lane, Violati
 if TYPE_CHECKING:
     from kafkasaga.testing.simulator.process import Site
     from kafkasaga.testing.simulator.run import Run
+
+_NEVER = 1 << 30
 
 
 def after(run: Run) -> Iterator[Violation]:
@@ -123,34 +133,34 @@ def _text(record: Record) -> str:
 # ---- I4: key order ------------------------------------------------------------------------------------------------
 
 
+class _Row(NamedTuple):
+    """A message in an outbox and in its topic. Transactions that overlapped have no order among each other."""
+
+    began: int
+    committed: int
+    number: int
+    offset: int
+
+
 def _written_in_order(run: Run) -> Iterator[Violation]:
     """Of one writer and one key, what was committed first is first in its topic."""
-    lanes: dict[Lane, list[tuple[int, int, int, str]]] = defaultdict(list)
-    for id, sent in run.history.sent.items():
+    lanes: dict[Lane, list[_Row]] = defaultdict(list)
+    for number, (id, sent) in enumerate(run.history.sent.items()):
         if records := run.broker.written.get(id):
             lane = Lane(sent.service, sent.envelope.topic, sent.envelope.key)
-            lanes[lane].append((sent.began, sent.committed, min(r.offset for r in records), str(id)))
+            lanes[lane].append(_Row(sent.began, sent.committed, number, min(r.offset for r in records)))
     for lane, rows in lanes.items():
-        by_offset = sorted(rows, key=lambda row: row[2])
-        for n, (began, _, _, id) in enumerate(by_offset):
-            for later in by_offset[n + 1 :]:
-                if later[1] < began or (later[1] == _commit_of(rows, id) and _earlier_in(run, later[3], id)):
+        by_offset = sorted(rows, key=lambda row: row.offset)
+        for n, first in enumerate(by_offset):
+            for second in by_offset[n + 1 :]:
+                together = second.committed == first.committed
+                if second.committed < first.began or (together and second.number < first.number):
                     yield Violation(
                         "I4 key order",
                         f"{lane.who} wrote two messages of key {lane.key!r} to {lane.topic}, "
                         "and the later one is first in the topic",
                     )
                     return
-
-
-def _commit_of(rows: list[tuple[int, int, int, str]], id: str) -> int:
-    return next(row[1] for row in rows if row[3] == id)
-
-
-def _earlier_in(run: Run, one: str, other: str) -> bool:
-    """Of two messages of one transaction, whether ``one`` was added first."""
-    order = [str(id) for id in run.history.sent]
-    return order.index(one) < order.index(other)
 
 
 def _handled_in_order(run: Run) -> Iterator[Violation]:
@@ -215,9 +225,9 @@ def _compensation(run: Run, id: UUID, instance: Instance) -> Iterator[Violation]
         step = definition.step_at(path)
         if not isinstance(step, Step) or action.effect.reply in step.fails_on:
             continue
-        if instance.status is SagaStatus.CANCELLED and step.compensation is not None and path not in undone:
-            if not _skipped(run, id, path):
-                yield Violation(law, f"{saga}but step {path!r} was carried out and not undone")
+        to_undo = instance.status is SagaStatus.CANCELLED and step.compensation is not None
+        if to_undo and path not in undone and not _skipped(run, id, path):
+            yield Violation(law, f"{saga}but step {path!r} was carried out and not undone")
         if instance.status is SagaStatus.COMPLETED and path in undone:
             yield Violation(law, f"{saga}but step {path!r} was undone")
     yield from _reverse_order(run, id, undone, saga)
@@ -234,36 +244,31 @@ def _carried_out(run: Run, id: UUID, operation: Operation) -> dict[str, Committe
 
 
 def _skipped(run: Run, id: UUID, path: str) -> bool:
-    return any(entry.event.kind == "step-skipped" and entry.event.step == path for entry in run.history.logs[id])  # type: ignore[union-attr]
+    return any(isinstance(e.event, StepSkipped) and e.event.step == path for e in run.history.logs[id])
 
 
 def _reverse_order(run: Run, id: UUID, undone: dict[str, Committed], saga: str) -> Iterator[Violation]:
     """If one step began only after another had succeeded, it is undone, and confirmed, before that one is."""
-    first_sent: dict[str, int] = {}
-    succeeded: dict[str, int] = {}
-    undo_sent: dict[str, int] = {}
-    confirmed: dict[str, int] = {}
-    for seq, entry in enumerate(run.history.logs[id]):
-        match entry.event:
-            case CommandSent(step=path):
-                first_sent.setdefault(path, seq)
-            case StepSucceeded(step=path):
-                succeeded[path] = seq
-            case CompensationSent(step=path):
-                undo_sent.setdefault(path, seq)
-            case StepCompensated(step=path):
-                confirmed[path] = seq
-            case _:
-                pass
-    for later, began in first_sent.items():
-        for earlier in (path for path, at in succeeded.items() if at < began and path != later):
-            if isinstance(run.plan.definition.step_at(earlier), LocalStep) or earlier not in undo_sent:
-                continue
-            undoable = isinstance(step := run.plan.definition.step_at(later), Step) and step.compensation is not None
-            if undoable and undo_sent[earlier] < confirmed.get(later, 1 << 30):
+    sent, undo_sent = _first(run, id, CommandSent), _first(run, id, CompensationSent)
+    succeeded, confirmed = _first(run, id, StepSucceeded), _first(run, id, StepCompensated)
+    for later, began in sent.items():
+        step = run.plan.definition.step_at(later)
+        undoable = isinstance(step, Step) and step.compensation is not None
+        for earlier in (path for path, at in succeeded.items() if at < began and path in undo_sent):
+            if undoable and undo_sent[earlier] < confirmed.get(later, _NEVER):
                 yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r} was confirmed")
             elif later in undone and earlier in undone and undone[earlier].at < undone[later].at:
                 yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r}")
+
+
+def _first(run: Run, id: UUID, kind: type[Event]) -> dict[str, int]:
+    """For each step, where in the saga's log an event of a kind is first."""
+    found: dict[str, int] = {}
+    for seq, entry in enumerate(run.history.logs[id]):
+        path = step_of(entry.event)
+        if isinstance(entry.event, kind) and path is not None:
+            found.setdefault(path, seq)
+    return found
 
 
 def _users_checks(run: Run) -> Iterator[Violation]:

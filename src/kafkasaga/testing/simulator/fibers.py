@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
-try:
-    import greenlet as greenlets  # type: ignore[import-untyped,unused-ignore]
-except ImportError:  # pragma: no cover (one of the two is installed)
-    greenlets = None
+_GREENLETS: Any = import_module("greenlet") if find_spec("greenlet") is not None else None
 
 
 class Fiber(Protocol):
@@ -34,12 +33,12 @@ class Fiber(Protocol):
 
 def fiber(function: Callable[[], None]) -> Fiber:
     """A fiber that will run ``function``, which must not raise."""
-    return _Thread(function) if greenlets is None else _Greenlet(function)
+    return _Thread(function) if _GREENLETS is None else _Greenlet(function)
 
 
 class _Greenlet:
     def __init__(self, function: Callable[[], None]) -> None:
-        self._greenlet: Any = greenlets.greenlet(function)
+        self._greenlet: Any = _GREENLETS.greenlet(function)
         self._begun = False
         self.ended = False
 

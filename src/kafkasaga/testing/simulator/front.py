@@ -155,7 +155,7 @@ def _events(chance: Chance, definition: Definition, start: Message, n: int) -> I
 
 def _traffic(chance: Chance, router: WatchedRouter) -> Iterator[Errand]:
     """Several messages of one key, from outside any saga: their order must be kept through thick and thin."""
-    types: list[type[Message]] = sorted(router.registry, key=lambda type: contract_of(type).type)
+    types: list[type[Message]] = sorted(router.registry, key=lambda message: contract_of(message).type)
     count = chance.choose(f"traffic {router.service}", (3, 0, 0, 4))
     if not types or not count:
         return

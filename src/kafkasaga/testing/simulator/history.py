@@ -111,7 +111,7 @@ class History:
         self.offsets: dict[tuple[str, TopicPartition], int] = {}
         self.read: Mapping[str, Mapping[tuple[str, int, int], Sequence[InboxKey]]] = {}
         """For each service, the inbox keys of each record that it was given."""
-        self.before_change: Callable[[Transaction, SagaChange], None] = lambda done, change: None
+        self.before_change: Callable[[Transaction, SagaChange], None] = lambda _, __: None
         self._done: dict[tuple[str, InboxKey], Effect] = {}
         self._carried_out: dict[tuple[str, BarrierKey], Effect] = {}
 

@@ -38,7 +38,7 @@ class WorldBroker(MemoryBroker):
         """Every record by the id of its message."""
         self.replies: dict[Answered, list[tuple[float, Record]]] = defaultdict(list)
         """Every answer to a step's operation, and when it was written."""
-        self.wrote: Callable[[str, Record], None] = lambda writer, record: None
+        self.wrote: Callable[[str, Record], None] = lambda _, __: None
         """Hears of every record."""
         self._held: dict[tuple[UUID, str], Record] = {}
         self._readable: dict[TopicPartition, list[float]] = defaultdict(list)
@@ -48,7 +48,7 @@ class WorldBroker(MemoryBroker):
         """Append a record; consumers may get it a moment later."""
         record = self.append(topic, key.encode(), value, {name: text.encode() for name, text in headers.items()})
         attributes, place = read_attributes(record), TopicPartition(topic, record.partition)
-        at = self._readable_at(record, f"{topic} {key} #{record.offset}")
+        at = self._readable_at(f"{topic} {key} #{record.offset}")
         self.written[attributes.id].append(record)
         saga = attributes.saga
         if saga is not None and saga.command_id is not None:
@@ -64,7 +64,7 @@ class WorldBroker(MemoryBroker):
         self.wrote(writer, record)
         return record
 
-    def _readable_at(self, record: Record, name: str) -> float:
+    def _readable_at(self, name: str) -> float:
         """From when on consumers get a record, unless one before it in its partition comes later still."""
         at = self.world.time + self.world.chance.latency(f"deliver {name}")
         if self.world.chance.strikes(Fault.DELAY, name):
@@ -189,10 +189,10 @@ class WorldProducer:
             done, error = self._acknowledged.popleft()
             done(error)
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> None:  # noqa: ARG002 (the port names it)
         self._closed = True
 
-    def _write(
+    def _write(  # noqa: PLR0913, PLR0917 (one record, and whom to tell)
         self,
         name: str,
         sent: float,
@@ -204,7 +204,7 @@ class WorldProducer:
         again: Callable[[], None],
     ) -> None:
         world, chance = self._world, self._world.chance
-        if (self._closed or not self._process.alive) and chance.fraction(f"in flight {name}") < 0.5:
+        if (self._closed or not self._process.alive) and chance.number(f"in flight {name}") & 1:
             return  # it was still in the producer's memory
         if (held := self._process.held()) > world.time:
             world.at(held, again)

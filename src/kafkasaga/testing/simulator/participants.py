@@ -62,13 +62,18 @@ class WatchedRouter(Router):
 
         def function(message: Message, **extra: Any) -> Any:
             _may_fail(stage, self.service, task)
-            answer = inner(message, **extra)
-            first = answer[0] if isinstance(answer, Sequence) and answer else answer
-            reply = contract_of(first).type if isinstance(first, Message) else None
-            stage.effect(effect_of(self.service, task, reply))
+            answer: Any = inner(message, **extra)
+            stage.effect(effect_of(self.service, task, _reply_of(answer)))
             return answer
 
         return replace(task, route=replace(task.route, handler=replace(handler, function=function)))
+
+
+def _reply_of(answer: Any) -> str | None:
+    """The type of the reply in what a handler returned: the first message."""
+    if not isinstance(answer, Message):
+        answer = next(iter(answer or ()), None)
+    return None if answer is None else contract_of(answer).type
 
 
 def effect_of(service: str, task: Task, reply: str | None) -> Effect:
@@ -178,7 +183,7 @@ def _handler(command: type[Message], steps: Iterable[Step[Any]]) -> Callable[...
         else:
             tables = [step.compensated_on]
         replies |= {entry.type: None for table in tables for entry in table.values()}
-    handle.__annotations__ = {"command": command, "return": Union[(*replies, None)]}  # noqa: UP007 (built, not written)
+    handle.__annotations__ = {"command": command, "return": Union[(*replies, None)]}
     return handle
 
 

@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from kafkasaga.errors import DefinitionError
+from kafkasaga.messages.codec import summary
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,23 +48,15 @@ def sample(model: type[M], number: int, known: Mapping[str, Any] | None = None, 
         for name, info in model.model_fields.items()
         if name not in given and info.default is PydanticUndefined and info.default_factory is None
     }
-    for attempt in (given, {}):
-        try:
-            return model.model_validate({**values, **attempt})
-        except ValidationError as error:
-            problem = error
-        values |= {
-            name: _value(info.rebuild_annotation(), name, number)
-            for name, info in model.model_fields.items()
-            if name in given
-        }
-    raise DefinitionError(
-        f"the simulator cannot make up a {model.__name__}: {problem.errors()[0]['loc']}: {problem.errors()[0]['msg']}; "
-        f"give it one: simulate(…, {give})"
-    )
+    try:
+        return model.model_validate({**values, **given})
+    except ValidationError as error:
+        raise DefinitionError(
+            f"the simulator cannot make up a {model.__name__}: {summary(error)}; give it one: simulate(…, {give})"
+        ) from None
 
 
-def _value(hint: Any, name: str, number: int) -> Any:
+def _value(hint: Any, name: str, number: int) -> Any:  # noqa: C901 (one line for each kind of type)
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is str:
         return f"{name}-{number}"
@@ -89,7 +82,7 @@ def _value(hint: Any, name: str, number: int) -> Any:
         return number + 1
     if hint in _PLAIN:
         return _PLAIN[hint]
-    value = getattr(hint, "__value__", None)
+    value: Any = getattr(cast("object", hint), "__value__", None)
     return f"{name}-{number}" if value is None else _value(value, name, number)
 
 
@@ -116,8 +109,9 @@ def _within(value: Any, bound: Any) -> Any:
             value = type(value)(under) - 1
     shortest, longest = getattr(bound, "min_length", None), getattr(bound, "max_length", None)
     if isinstance(value, str | bytes | list):
-        if shortest is not None and len(value) < shortest:
-            value = value * shortest  # pyright: ignore[reportUnknownVariableType]
-        if longest is not None and len(value) > longest:  # pyright: ignore[reportUnknownArgumentType]
-            value = value[:longest]  # pyright: ignore[reportUnknownVariableType]
-    return value  # pyright: ignore[reportUnknownVariableType]
+        sized = cast("Any", value)
+        if shortest is not None and len(sized) < shortest:
+            value = sized * shortest
+        if longest is not None and len(sized) > longest:
+            value = sized[:longest]
+    return cast("Any", value)

@@ -50,7 +50,7 @@ class Result:
         return f"{self.runs} runs in {self.seconds:.1f} s ({pace:.0f} a minute); sagas: {ends}\n{table(self.reached)}"
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 (keywords with defaults)
     saga: type[Saga[Any]],
     *,
     runs: int = 100,
@@ -175,7 +175,7 @@ def _plan(
             databases=databases,
             sessions=frozenset({service.name for service in services} | ({home.name} if local else set())),
             starts=starts,
-            faults=frozenset(fault for fault in faults if _applies(fault, definition, bool(made_up))),
+            faults=frozenset(fault for fault in faults if _applies(fault, definition, made_up=bool(made_up))),
             check=check,
         )
     finally:
@@ -188,7 +188,7 @@ def _handles(service: Service, command: type[Message]) -> bool:
     return service.router().registry.find(contract.topic, contract.type) is not None
 
 
-def _applies(fault: Fault, definition: Definition, made_up: bool) -> bool:
+def _applies(fault: Fault, definition: Definition, *, made_up: bool) -> bool:
     """Whether a fault can strike this saga at all."""
     match fault:
         case Fault.REFUSAL:

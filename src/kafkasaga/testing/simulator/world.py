@@ -25,7 +25,7 @@ _STEPS: Final = 200_000
 """Switches after which a run is taken to run in circles."""
 
 
-class Killed(BaseException):  # noqa: N818 (not an error: it ends the fibers of a process)
+class Killed(BaseException):
     """The process of this fiber is dead."""
 
 
