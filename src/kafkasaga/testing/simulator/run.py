@@ -37,6 +37,8 @@ class Plan:
     definition: Definition
     routers: tuple[tuple[Service, WatchedRouter], ...]
     """Every service but the customers."""
+    outside: tuple[Service, WatchedRouter]
+    """The customers."""
     orchestrator: str
     made_up: frozenset[str]
     """The services that the simulator made up."""
@@ -140,8 +142,7 @@ class Run:
             router.stage = self
             self.records[service.name] = {}
             self._add(service, router, self._store(service.name, on_sql=on_sql))
-        outside = Service(CUSTOMERS)
-        self._add(outside, WatchedRouter(outside), MemoryStore(WorldWaiting(self.world)))
+        self._add(*plan.outside, MemoryStore(WorldWaiting(self.world)))
         made_up = [router for service, router in plan.routers if service.name in plan.made_up]
         errands = errands_for(chance, plan.definition, begun, made_up)
         states = deque((_key(plan.definition, s, n), s) for n, s in enumerate(begun) if isinstance(s, SagaState))

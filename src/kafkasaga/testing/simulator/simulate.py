@@ -19,6 +19,7 @@ from kafkasaga.saga.definition import Definition, Saga
 from kafkasaga.saga.flow import LocalStep, Step
 from kafkasaga.testing.simulator.chance import Chance, Fault
 from kafkasaga.testing.simulator.databases import Database, Prepare
+from kafkasaga.testing.simulator.front import CUSTOMERS
 from kafkasaga.testing.simulator.participants import StandIn, WatchedRouter, stand_ins
 from kafkasaga.testing.simulator.report import failure, table
 from kafkasaga.testing.simulator.run import Outcome, Plan, Run
@@ -165,11 +166,13 @@ def _plan(
     if unknown := (prepare.keys() | check.keys()) - {service.name for service in services}:
         raise DefinitionError(f"prepare= and check= name services that are not in services=: {sorted(unknown)}")
     databases = {service.name: Database(service, prepare.get(service.name)) for service, _ in everyone}
+    outside = Service(CUSTOMERS)
     local = any(isinstance(step, LocalStep) for step in definition.steps.values())
     try:
         yield Plan(
             definition=definition,
             routers=tuple((service, WatchedRouter(service, stand_in)) for service, stand_in in everyone),
+            outside=(outside, WatchedRouter(outside)),
             orchestrator=home.name,
             made_up=frozenset(service.name for service, _ in made_up),
             databases=databases,
