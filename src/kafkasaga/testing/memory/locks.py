@@ -52,6 +52,11 @@ class Locks:
         self._held: dict[object, list[Hashable]] = {}
         self._waits_for: dict[object, object] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many transactions wait for another one."""
+        return len(self._waits_for)
+
     def take(self, owner: object, key: Hashable) -> None:
         """Hold ``key``, after waiting for whoever holds it.
 

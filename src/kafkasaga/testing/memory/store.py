@@ -28,6 +28,11 @@ class MemoryStore:
         self.under_way: Final = set[MemoryUnitOfWork]()
         """Transactions that have not ended."""
 
+    @property
+    def waiting(self) -> int:
+        """How many transactions wait for another one."""
+        return self._locks.waiting
+
     @contextmanager
     def begin(self) -> Generator[MemoryUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""

@@ -176,10 +176,11 @@ class MemoryUnitOfWork:
     def claim_parked(self, now: datetime) -> Parked | None:
         self._alive()
         with self._waiting.guard:
-            due = [p for p in heads(self._visible().values()) if p.status is ParkedStatus.WAITING and _due(p) <= now]
-            for message in sorted(due, key=lambda p: (_due(p), p.id)):
-                if self._locks.try_take(self, ("parked", message.id)):
-                    return message
+            found = [p for p in heads(self._visible().values()) if p.status is ParkedStatus.WAITING]
+            due = sorted((p.next_at, p.id) for p in found if p.next_at is not None and p.next_at <= now)
+            for _, id in due:
+                if self._locks.try_take(self, ("parked", id)):
+                    return self._visible()[id]
         return None
 
     def lock_parked(self, id: int, attempts: int) -> bool:
@@ -193,6 +194,8 @@ class MemoryUnitOfWork:
     def unpark(self, id: int) -> None:
         with self._waiting.guard:
             self._lock(("parked", id))
+            if id in self._visible():
+                self._promote(id)
             self._parked[id] = None
 
     def repark(
@@ -204,10 +207,30 @@ class MemoryUnitOfWork:
                 self._parked[id] = replace(
                     known, error=error, status=status, attempts=attempts, next_at=next_at, deaths=deaths
                 )
+                if status is ParkedStatus.DEAD_LETTER:
+                    self._promote(id)
 
     def free_lanes(self) -> int:
-        """Nothing to do: the head of a lane is due by itself here."""
-        return 0
+        self._alive()
+        with self._waiting.guard:
+            return sum(self._make_due(head) for head in heads(self._visible().values()))
+
+    def _promote(self, gone: int) -> None:
+        """The next of its lane becomes due, if this transaction can see it."""
+        rows = self._visible()
+        lane = [message for message in rows.values() if _lane(message) == _lane(rows[gone]) and message.id != gone]
+        for head in heads(lane):
+            self._make_due(head)
+
+    def _make_due(self, message: Parked) -> bool:
+        """Due since it was parked, unless it has a time of its own."""
+        if message.status is not ParkedStatus.WAITING or message.next_at is not None:
+            return False
+        self._lock(("parked", message.id))
+        if (still := self._visible().get(message.id)) is None:
+            return False
+        self._parked[message.id] = replace(still, next_at=still.parked_at)
+        return True
 
     def _visible(self) -> dict[int, Parked]:
         merged = {**self._tables.parked, **self._parked}
@@ -251,9 +274,10 @@ class MemoryUnitOfWork:
             raise DatabaseUnavailable(f"the transaction is over: {self._aborted}")
 
 
-def _due(message: Parked) -> datetime:
-    """What has become the head of its lane is due since it was parked."""
-    return message.next_at or message.parked_at
+def _lane(message: Parked) -> object:
+    """Messages without a key are in no lane together with others."""
+    record = message.record
+    return message.id if record.key is None else (message.consumer, record.topic, record.key)
 
 
 def _merge(rows: dict[K, V], changed: Mapping[K, V | None]) -> None:
