@@ -70,7 +70,7 @@ def read(shop: Shop, topic: str) -> dict[bytes, list[bytes]]:
                 assert message.error() is None
                 offset = (message.offset() or 0) + 1
                 headers = dict(message.headers() or [])
-                found[message.key() or b""].append(headers["ce_id"] or b"")  # type: ignore[arg-type, index]
+                found[message.key() or b""].append(headers["ce_id"] or b"")  # type: ignore[arg-type]
     finally:
         consumer.close()
     return found

@@ -20,18 +20,18 @@ def test_orders_complete_or_are_undone_once_each(shop: Shop) -> None:
     assert shop.movements() == {key: ["reserve", "pay"] for key in good} | {key: ["reserve", "release"] for key in bad}
 
 
-def test_a04_a_record_that_is_there_twice_takes_effect_once(shop: Shop) -> None:
-    producer = Producer({"bootstrap.servers": shop.bootstrap_servers, "log_level": 0})
+def test_a04_a_record_that_is_there_twice_takes_effect_once(real_shop: Shop) -> None:
+    producer = Producer({"bootstrap.servers": real_shop.bootstrap_servers, "log_level": 0})
     for _ in range(3):
-        headers = {"ce_id": "one and the same", "ce_source": "elsewhere"}
-        producer.produce(f"{shop.topics}.reserve", b'{"order":"x"}', b"x", headers=headers)
+        headers: list[tuple[str, str | bytes | None]] = [("ce_id", "one and the same"), ("ce_source", "elsewhere")]
+        producer.produce(f"{real_shop.topics}.reserve", b'{"order":"x"}', b"x", headers=headers)
     producer.flush(30)
-    with shop.running("stock"):
-        until(shop.movements, "it is handled")
-        producer.produce(f"{shop.topics}.reserve", b'{"order":"y"}', b"x")
+    with real_shop.running("stock"):
+        until(real_shop.movements, "it is handled")
+        producer.produce(f"{real_shop.topics}.reserve", b'{"order":"y"}', b"x")
         producer.flush(30)
-        until(lambda: "y" in shop.movements(), "what comes behind it is handled")
-    assert shop.movements() == {"x": ["reserve"], "y": ["reserve"]}
+        until(lambda: "y" in real_shop.movements(), "what comes behind it is handled")
+    assert real_shop.movements() == {"x": ["reserve"], "y": ["reserve"]}
 
 
 def test_i13_what_cannot_be_handled_is_kept_and_the_partition_goes_on(shop: Shop) -> None:
@@ -62,22 +62,24 @@ def test_i13_what_cannot_be_handled_is_kept_and_the_partition_goes_on(shop: Shop
     assert len(queries.parked()) == 2
 
 
-def test_one_percent_of_failures_does_not_stop_the_others(shop: Shop) -> None:
-    shop.fault.touch()
+def test_one_percent_of_failures_does_not_stop_the_others(real_shop: Shop) -> None:
+    real_shop.fault.touch()
     orders = [f"poison{n}" if n % 100 == 50 else f"good{n}" for n in range(300)]
-    with shop.running():
-        shop.place(*orders)
-        until(lambda: len(shop.ended()) == 297, "the others end")
-        shop.fault.unlink()
-        until(lambda: len(shop.ended()) == 300, "the failing ones end when the cause is gone")
-        shop.check()
-    assert shop.movements() == {key: ["reserve", "pay"] for key in orders}
+    with real_shop.running():
+        real_shop.place(*orders)
+        until(lambda: len(real_shop.ended()) == 297, "the others end")
+        real_shop.fault.unlink()
+        until(lambda: len(real_shop.ended()) == 300, "the failing ones end when the cause is gone")
+        real_shop.check()
+    assert real_shop.movements() == {key: ["reserve", "pay"] for key in orders}
 
 
-def test_a_saga_started_in_a_transaction_of_the_users_own_runs(shop: Shop) -> None:
-    with Session(shop.store("orders").engine) as session, session.begin():
-        id = shop.module.orders.start(session, shop.module.PlaceOrder, shop.module.OrderState(order="mine"))
-    with shop.running():
-        until(lambda: shop.ended() == {"mine": "completed"}, "it ends")
-        shop.check()
-    assert shop.store("orders").queries().saga(id) is not None
+def test_a_saga_started_in_a_transaction_of_the_users_own_runs(real_shop: Shop) -> None:
+    with Session(real_shop.store("orders").engine) as session, session.begin():
+        id = real_shop.module.orders.start(
+            session, real_shop.module.PlaceOrder, real_shop.module.OrderState(order="mine")
+        )
+    with real_shop.running():
+        until(lambda: real_shop.ended() == {"mine": "completed"}, "it ends")
+        real_shop.check()
+    assert real_shop.store("orders").queries().saga(id) is not None

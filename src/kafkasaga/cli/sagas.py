@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kafkasaga.cli.options import DatabaseUrl, Prefix, Schema, load_settings
@@ -71,12 +72,14 @@ def show(
         out.print(f"There is no saga {id}.")
         raise typer.Exit(1)
     saga = history.summary
-    out.print(f"{saga.saga} version {saga.version}, key {saga.key}: [{COLOURS[saga.status]}]{saga.status}[/]")
-    out.print(f"data: {history.instance.data}", markup=False, highlight=False)
+    title = f"{escape(saga.saga)} version {saga.version}, key {escape(saga.key)}"
+    out.print(f"{title}: [{COLOURS[saga.status]}]{saga.status}[/]", highlight=False, soft_wrap=True)
+    out.print(f"data: {history.instance.data}", markup=False, highlight=False, soft_wrap=True)
     table = Table("#", "time", "event", "step", "", box=None)
     for entry in history.log:
-        table.add_row(*_line(entry))
-    out.print(table)
+        table.add_row(*map(escape, _line(entry)))
+    # A terminal wraps within the column; what reads a pipe wants one line an event.
+    (out if out.is_terminal else Console(width=WIDEST)).print(table)
 
 
 @app.command()
@@ -94,7 +97,7 @@ def verify(
             count += 1
             if problem is not None:
                 wrong += 1
-                out.print(f"{saga_id}: {problem}", style="red", markup=False)
+                out.print(f"{saga_id}: {problem}", style="red", markup=False, soft_wrap=True)
     out.print(f"{count} sagas verified, {wrong} wrong.")
     raise typer.Exit(1 if wrong else 0)
 
@@ -103,7 +106,7 @@ def _cells(saga: SagaSummary) -> list[str]:
     key = saga.key if saga.incarnation == 0 else f"{saga.key} (incarnation {saga.incarnation})"
     times = [f"{at:%Y-%m-%d %H:%M:%S}" for at in (saga.started_at, saga.updated_at)]
     status = f"[{COLOURS[saga.status]}]{saga.status}[/]"
-    return [str(saga.saga_id), saga.saga, str(saga.version), key, status, str(saga.seq), *times]
+    return [str(saga.saga_id), escape(saga.saga), str(saga.version), escape(key), status, str(saga.seq), *times]
 
 
 def _line(entry: LogEntry) -> list[str]:
