@@ -16,7 +16,7 @@ from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.saga import advance
 from kafkasaga.testing.memory import MemoryUnitOfWork
-from kafkasaga.testing.simulator import LawBroken, simulate
+from kafkasaga.testing.simulator import Fault, LawBroken, simulate
 from tests.faults.planting import plant
 from tests.property.simulated import BookTrip
 
@@ -191,12 +191,28 @@ BUGS = {
 }
 
 
+@pytest.mark.timeout(120)
 def test_i06_two_orchestrators_without_lock_and_fence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, MemoryUnitOfWork, "load_sagas", ('self._lock(("saga", id))', "pass"))
     changed = "if (0 if stored is None else stored.seq) != change.before_seq:"
     plant(monkeypatch, MemoryUnitOfWork, "_save", (changed, "if False:"))
     with pytest.raises(LawBroken, match=r"^(I6|I7) "):
         simulate(BookTrip, runs=1_000_000, seed=1, seconds=SECONDS)
+
+
+@pytest.mark.timeout(120)
+def test_a23_a_deadline_that_passes_a_gate_that_closed_before_it_fell_due_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch, Timekeeper, "_commit", ("if _due_steps(instance, now) <= due[id]:", "if True:"))
+    with pytest.raises(LawBroken, match=r"^deadline gate"):
+        simulate(
+            BookTrip,
+            runs=1_000_000,
+            seed=300,
+            seconds=SECONDS,
+            faults=[Fault.FREEZE, Fault.DELAY, Fault.BROKER_OUTAGE],
+        )
 
 
 @pytest.mark.timeout(120)
