@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,6 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks.harness.figures import WrongResult, expect
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.processes import Worker
 from benchmarks.harness.waiting import LONGEST
 from kafkasaga.examples.order_system.contracts import Line, OrderCancelled, OrderCompleted, OrderCreated
 from kafkasaga.messages import Envelope, contract_of, write_headers
@@ -46,6 +48,8 @@ class Customers:
     """Sends orders and notes when each of them ended."""
 
     machine: Machine
+    services: Sequence[Worker] = ()
+    """They must live while orders are waited for."""
     ended: dict[int, tuple[str, float]] = field(default_factory=dict[int, tuple[str, float]])
     sent: dict[int, float] = field(default_factory=dict[int, float])
     doubled: int = 0
@@ -72,7 +76,8 @@ class Customers:
                 self._send(next, began + (next - first) / rate if rate else time.monotonic())
                 next += 1
             self._producer.poll(0)
-            self._receive(0.001 if rate else 0.02)
+            if not self._receive(0.001 if rate else 0.02):
+                self._check_alive()
             if time.monotonic() - began > LONGEST:
                 raise WrongResult(f"{len(self.ended) - before} of {count} sagas ended within {LONGEST:.0f} s")
         return max(at for _, at in list(self.ended.values())[before:]) - began
@@ -97,6 +102,10 @@ class Customers:
         while time.monotonic() < end:
             self._receive(0.05)
 
+    def _check_alive(self) -> None:
+        for service in self.services:
+            service.check_alive()
+
     @staticmethod
     def _may_send(sent: int, ended: int, in_flight: int, rate: float, began: float) -> bool:
         if rate:
@@ -115,10 +124,11 @@ class Customers:
             else:
                 return
 
-    def _receive(self, timeout: float) -> None:
+    def _receive(self, timeout: float) -> bool:
+        """Take what has ended; False if nothing had."""
         first = self._consumer.poll(timeout)
         if first is None:
-            return
+            return False
         now = time.monotonic()
         for message in [first, *self._consumer.consume(1000, 0)]:
             number = UUID((message.key() or b"").decode()).int - (3 << 120)
@@ -126,3 +136,4 @@ class Customers:
                 self.doubled += 1
             else:
                 self.ended[number] = (message.topic() or "", now)
+        return True

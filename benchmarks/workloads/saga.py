@@ -129,7 +129,7 @@ def running_system(machine: Machine, options: Options, system: System, orders: i
             command = system.command(machine, service.name, url)
             workers.append(Worker(f"saga-{service.name}", command, environment, machine.folder))
             stack.enter_context(running(workers[-1]))
-        customers = Customers(machine)
+        customers = Customers(machine, tuple(workers))
         stack.callback(customers.close)
         machine.settle()
         yield Running(machine, databases, tuple(workers), customers, orders)
