@@ -9,7 +9,8 @@
     │   └── TopicsError          topics that the service needs do not exist                      (start)
     ├── EnvironmentUnavailable   something outside is away; the work is kept and tried again     (run)
     │   ├── DatabaseUnavailable
-    │   └── BrokerUnavailable
+    │   ├── BrokerUnavailable
+    │   └── HandlersFailing
     ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
     ├── UndecodableMessage       a record is not a message that this service understands          (run)
     └── CorruptLog               a saga's log does not fold to its stored state                   (verify)
@@ -58,6 +59,10 @@ class DatabaseUnavailable(EnvironmentUnavailable):
 
 class BrokerUnavailable(EnvironmentUnavailable):
     """Kafka does not answer."""
+
+
+class HandlersFailing(EnvironmentUnavailable):
+    """Every message fails, one after the other: what handlers need is away, or the service is broken."""
 
 
 class SerializationConflict(KafkasagaError):

@@ -400,11 +400,13 @@ class Consumer(Protocol):
         """Let these next offsets be committed to the group, some time. Call it only after the database committed."""
         ...
 
-    def pause(self) -> None:
-        """Fetch nothing more for now; ``poll`` then only keeps the membership alive."""
+    def pause(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Fetch nothing more of these for now; None: of any, and ``poll`` then only keeps the membership alive."""
         ...
 
-    def resume(self) -> None: ...
+    def resume(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Go on with these; None: with all but those that were paused by name."""
+        ...
 
     def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """The end offset of every partition of ``topics``, as the broker says now. Raises BrokerUnavailable."""

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     """The most messages of one transaction."""
     relay_poll_interval: float = Field(1.0, gt=0, le=60)
     """Seconds until the relay looks into the outbox when nothing has woken it."""
+    max_parked: int = Field(10_000, ge=1)
+    """Parked messages of one partition from which on it is read no further."""
+    handler_timeout: float = Field(120.0, gt=0)
+    """Seconds after which a handler is taken to hang: the process ends with status 86, to be started again."""
     shutdown_timeout: float = Field(20.0, gt=0)
     """Seconds to finish what is under way when the service is told to stop."""
     topic_partitions: int = Field(4, ge=1)

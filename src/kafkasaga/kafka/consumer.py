@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
@@ -42,6 +42,8 @@ class KafkaConsumer:
         self._reading: dict[TopicPartition, int | None] = {}
         """Where each partition is to be read on; None: at the group's offset, which only the broker knows."""
         self._paused = False
+        self._held_back: set[TopicPartition] = set()
+        """Paused by name."""
         self._failure: Exception | None = None
 
     def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
@@ -84,15 +86,24 @@ class KafkaConsumer:
             # The database knows; the group's offset follows with the next batch.
             self._link.trouble(f"offsets were not stored: {error.args[0].str()}")
 
-    def pause(self) -> None:
-        """Fetch nothing more for now, also of partitions that come meanwhile."""
-        self._paused = True
-        self._consumer.pause([Place(*place) for place in self._reading])
+    def pause(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Fetch nothing more of these for now, also when they come again; None: of any, also of those that come."""
+        if partitions is None:
+            self._paused = True
+        else:
+            self._held_back |= set(partitions)
+        self._consumer.pause([Place(*place) for place in self._reading if self._is_paused(place)])
 
-    def resume(self) -> None:
-        """Go on."""
-        self._paused = False
-        self._consumer.resume([Place(*place) for place in self._reading])
+    def resume(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Go on with these; None: with all but those that were paused by name."""
+        if partitions is None:
+            self._paused = False
+        else:
+            self._held_back -= set(partitions)
+        self._consumer.resume([Place(*place) for place in self._reading if not self._is_paused(place)])
+
+    def _is_paused(self, place: TopicPartition) -> bool:
+        return self._paused or place in self._held_back
 
     def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """The end offset of every partition, as the broker says now."""
@@ -121,8 +132,8 @@ class KafkaConsumer:
         self._assign([_place(place, starts.get(place)) for place in waiting])
         self._reading |= {place: starts.get(place) for place in waiting}
         self._waiting.clear()
-        if self._paused and waiting:
-            self._consumer.pause([Place(*place) for place in waiting])
+        if held_back := [Place(*place) for place in waiting if self._is_paused(place)]:
+            self._consumer.pause(held_back)
 
     def _on_revoke(self, _: Consumer, places: list[Place]) -> None:
         gone = {TopicPartition(place.topic, place.partition) for place in places}

@@ -31,6 +31,8 @@ from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.parking import Parking
 from kafkasaga.runtime.retries import Retries
 from kafkasaga.runtime.routing import Router, Task
+from kafkasaga.runtime.streak import Streak
+from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.saga.policy import Retry
 
 ATTEMPTS_IN_PROCESS = 3
@@ -63,22 +65,44 @@ class BatchRunner:
     """Commits batches of records to a service's database."""
 
     def __init__(
-        self, group: str, store: Store, router: Router, definitions: Definitions, sender: Sender, parking: Retry
+        self,
+        group: str,
+        store: Store,
+        router: Router,
+        definitions: Definitions,
+        sender: Sender,
+        parking: Retry,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._group, self._store, self._router, self._sender = group, store, router, sender
-        self._execution, self._parking = Execution(sender, definitions), Parking(parking)
+        self._execution, self._parking = Execution(sender, definitions, watchdog), Parking(parking)
         self._retries = Retries(store, router, self._execution, self._parking, sender)
+        self._streak = Streak()
+        self.parked = False
+        """Whether something was parked since this was last set to False."""
         self._patience, self._patient_at = SECONDS_IN_PROCESS, sender.clock.monotonic()
 
     def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
         """Commit all of them; returns the next offset of each partition, for Kafka.
 
         Raises:
-            EnvironmentUnavailable: if the database is away. Some records may be committed; give all of them again.
+            EnvironmentUnavailable: if the database is away, or every message fails. Some records may be committed;
+                give all of them again.
             SerializationConflict: if other transactions leave no way, not even to park; the same holds.
         """
-        self._all(tuple(Item(record, tuple(self._router.route(record))) for record in records))
+        items = tuple(self._item(record) for record in records)
+        probed = 0
+        while self._streak.systemic and probed < len(items):
+            self._all(items[probed : probed + 1])
+            probed += 1
+        self._all(items[probed:])
         return _positions(records)
+
+    def set_aside(self, record: Record, reason: Exception) -> dict[TopicPartition, int]:
+        """Park a record without trying it."""
+        item = self._item(record)
+        self._commit([item], dict.fromkeys(range(len(item.tasks)), reason))
+        return _positions([record])
 
     def retry_parked(self) -> bool:
         """Try one parked message that is due; False if there is none.
@@ -87,6 +111,9 @@ class BatchRunner:
             EnvironmentUnavailable: if the database is away.
         """
         return self._retries.retry_one()
+
+    def _item(self, record: Record) -> Item:
+        return Item(record, tuple(self._router.route(record)))
 
     # -- taking a batch apart
 
@@ -115,7 +142,7 @@ class BatchRunner:
         while True:
             try:
                 self._patiently(item, parked)
-                return
+                break
             except TaskFailed as failed:
                 parked[item.tasks.index(failed.task)] = failed.cause
             except (CommitFailed, SerializationConflict) as failed:
@@ -124,12 +151,14 @@ class BatchRunner:
                     raise
                 # Of several consumers of one record nothing tells whose work was refused: the last one goes.
                 parked[running[-1]] = failed.cause if isinstance(failed, CommitFailed) else failed
+        if parked:
+            self._streak.failed(next(iter(parked.values())))
 
     def _patiently(self, item: Item, parked: Mapping[int, Exception]) -> None:
         began = self._sender.clock.monotonic()
         earned = (began - self._patient_at) * SHARE_IN_PROCESS
         self._patience = min(self._patience + earned, SECONDS_IN_PROCESS)
-        attempts = ATTEMPTS_IN_PROCESS if self._patience > 0 else 1
+        attempts = ATTEMPTS_IN_PROCESS if self._patience > 0 and not self._streak.systemic else 1
         try:
             for attempt in tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type((TaskFailed, CommitFailed)),
@@ -184,10 +213,14 @@ class BatchRunner:
                 parked.append(keep)
                 if task.lane is not None and keep.status is not ParkedStatus.DEAD_LETTER:
                     lanes.add(task.lane)
-            parked += [self._parking.unmatched(task, error, now) for task, error in self._execution.run(uow, ready)]
+            unmatched = self._execution.run(uow, ready)
+            parked += [self._parking.unmatched(task, error, now) for task, error in unmatched]
             if parked:
                 uow.park(parked)
             uow.advance(self._group, _positions([item.record for item in items]))
+        self.parked |= bool(parked)
+        if len(ready) > len(unmatched) and not failed:
+            self._streak.succeeded()
 
 
 class _StopAfter(tenacity.stop.stop_base):

@@ -11,7 +11,9 @@ from kafkasaga.clock import Clock, SystemClock
 from kafkasaga.errors import BrokerUnavailable, EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Record
 from kafkasaga.ports import Consumer, Store, TopicPartition
+from kafkasaga.runtime.backpressure import Backpressure
 from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.suspects import Suspects
 
 log = structlog.get_logger("kafkasaga.consumer")
 
@@ -24,7 +26,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 class ConsumerLoop:
     """Reads a service's topics."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what it is made of, and keywords with defaults)
         self,
         group: str,
         consumer: Consumer,
@@ -33,11 +35,15 @@ class ConsumerLoop:
         topics: Iterable[str],
         *,
         batch_size: int,
+        max_parked: int = 10_000,
         clock: Clock | None = None,
     ) -> None:
         self._group, self._consumer, self._store, self._batches = group, consumer, store, batches
         self._topics, self._batch_size = sorted(topics), batch_size
         self._clock = clock or SystemClock()
+        self._suspects = Suspects(group, store, batches, batch_size)
+        self._backpressure = Backpressure(store, consumer, max_parked, self._clock)
+        self._held: set[TopicPartition] = set()
         self._lost: set[TopicPartition] = set()
         self._read: dict[TopicPartition, int] = {}
         """How far the database knows that each partition was read."""
@@ -49,6 +55,7 @@ class ConsumerLoop:
         try:
             while not self._stopping.is_set():
                 self.step(POLL)
+            self._suspects.give_up(self._held)
         finally:
             self._consumer.close()
 
@@ -68,6 +75,8 @@ class ConsumerLoop:
             self._commit(records)
         else:
             self._pass_markers()
+        self._backpressure.look(self._held, parked=self._batches.parked)
+        self._batches.parked = False
         return len(records)
 
     def _commit(self, records: Sequence[Record]) -> None:
@@ -76,10 +85,10 @@ class ConsumerLoop:
         self._lost.clear()
         while records and not self._stopping.is_set():
             try:
-                positions = self._batches.process(records)
+                positions = self._suspects.process(records)
             except (EnvironmentUnavailable, SerializationConflict) as error:
                 if not away:
-                    log.warning("the database takes nothing; consuming waits", error=str(error))
+                    log.warning("consuming waits", error=str(error))
                     self._consumer.pause()
                 away = True
                 stray = self._idle(wait)
@@ -118,15 +127,19 @@ class ConsumerLoop:
         wait = FIRST_WAIT
         while not self._stopping.is_set():
             try:
-                known = self._store.positions(self._group, partitions)
+                known = self._suspects.take_over(partitions)
             except EnvironmentUnavailable as error:
                 log.warning("database is away; waiting to know where to read on", error=str(error))
                 self._clock.wait(self._stopping, wait)
                 wait = min(wait * 2, LONGEST_WAIT)
             else:
                 self._read |= known
+                self._held |= set(partitions)
+                self._batches.parked = True  # there may be too much already
                 return known
         return {}
 
     def _revoked(self, partitions: Collection[TopicPartition]) -> None:
         self._lost |= set(partitions)
+        self._held -= set(partitions)
+        self._suspects.give_up(partitions)

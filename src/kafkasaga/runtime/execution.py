@@ -11,6 +11,7 @@ from kafkasaga.runtime.orchestrator import Definitions, SagaTurn, Unmatched
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
+from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.stores import is_conflict
 
 
@@ -25,8 +26,10 @@ class TaskFailed(Exception):
 class Execution:
     """What a service does with its messages, once a transaction is open."""
 
-    def __init__(self, sender: Sender, definitions: Definitions) -> None:
+    def __init__(self, sender: Sender, definitions: Definitions, watchdog: Watchdog | None = None) -> None:
         self._sender, self._definitions = sender, definitions
+        self._began = watchdog.began if watchdog is not None else _unwatched
+        self._ended = watchdog.ended if watchdog is not None else lambda: None
 
     def run(self, uow: UnitOfWork, tasks: Sequence[Task]) -> list[tuple[Task, Unmatched]]:
         """Run the tasks; returns those that belong to no saga, which have changed nothing.
@@ -41,6 +44,7 @@ class Execution:
         outgoing: list[Envelope] = []
         for task in tasks:
             turn = handlers if isinstance(task.route, HandlerRoute) else sagas
+            self._began(task)
             try:
                 outgoing += turn.handle(task)
             except Unmatched as error:
@@ -51,9 +55,15 @@ class Execution:
                 if is_conflict(error):  # the handler's own statement met another transaction
                     raise SerializationConflict(str(error)) from error
                 raise TaskFailed(task, error) from error
+            finally:
+                self._ended()
         uow.flush()
         handlers.settle()
         sagas.save()
         if outgoing:
             uow.add_outbox(outgoing)
         return unmatched
+
+
+def _unwatched(_: Task) -> None:
+    """Nobody looks how long it takes."""

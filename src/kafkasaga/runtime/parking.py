@@ -20,6 +20,18 @@ UNMATCHED: Final = ":unmatched"
 """Ends the name of the consumer under which a message that belongs to no saga is parked."""
 
 
+DEATHS: Final = 3
+"""So many attempts in a row that ended the process, and a message is not tried any more."""
+
+
+class ProcessEnded(Exception):
+    """What is noted of a message at which the process has died."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(f"the process ended while this message was handled, {times} times in a row")
+        self.times = times
+
+
 class Parking:
     """Decides what is parked instead of run."""
 
@@ -39,6 +51,8 @@ class Parking:
             return self._park(task, task.problem, when_dead(task), 0, now)
         if behind:
             return self._park(task, "waits behind an earlier message of its key", ParkedStatus.WAITING, 0, now)
+        if isinstance(error, ProcessEnded):
+            return replace(self._park(task, str(error), when_dead(task), error.times, now), deaths=error.times)
         if error is not None:
             status = ParkedStatus.WAITING if self.policy.attempts > 1 else when_dead(task)
             return self._park(task, described(error), status, 1, now)

@@ -17,13 +17,11 @@ from kafkasaga.errors import EnvironmentUnavailable
 from kafkasaga.ports import Parked, ParkedStatus, Store, UnitOfWork
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.outgoing import Sender
-from kafkasaga.runtime.parking import UNMATCHED, Parking, described, log_fields, when_dead
+from kafkasaga.runtime.parking import DEATHS, UNMATCHED, Parking, ProcessEnded, described, log_fields, when_dead
 from kafkasaga.runtime.routing import Router, Task
 
 log = structlog.get_logger("kafkasaga.consumer")
 
-DEATHS: Final = 3
-"""So many attempts in a row that ended the process, and a message is not tried any more."""
 FREE_LANES_EVERY: Final = 30.0
 """Seconds between looks for messages that wait behind nothing."""
 
@@ -91,7 +89,7 @@ class Retries:
         """Why a message that waits is not tried again: its last attempts did not end, or there were enough."""
         if parked.deaths < DEATHS and parked.attempts < self._policy.attempts:
             return None
-        return f"{parked.error}\nthe process ended while this message was handled, {parked.deaths} times in a row"
+        return f"{parked.error}\n{ProcessEnded(parked.deaths)}"
 
     def _end(self, uow: UnitOfWork, parked: Parked, task: Task, error: str) -> None:
         status = when_dead(task)

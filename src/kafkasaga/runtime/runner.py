@@ -29,6 +29,7 @@ from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.timekeeper import Timekeeper
+from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.settings import Settings
 from kafkasaga.stores import SqlStore, create_store
 
@@ -73,6 +74,7 @@ class Runner:
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
         self._started = False
+        self._watchdog = Watchdog(settings.handler_timeout, SystemClock())
         # A signal handler may interrupt whoever holds the lock of an Event; a SimpleQueue it may always use.
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -113,6 +115,7 @@ class Runner:
             loop = self._build(role, store)
             thread = threading.Thread(target=self._guard, args=(role, loop), name=f"{service.name}-{role}", daemon=True)
             self._running.append(_Running(role, loop, thread))
+        self._watchdog.start()
         for running in self._running:
             running.thread.start()
         self._started = True
@@ -134,6 +137,7 @@ class Runner:
                     "loop did not end in time; what it had begun is repeated after the next start", role=running.role
                 )
         self._running.clear()
+        self._watchdog.stop()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -201,12 +205,20 @@ class Runner:
     def _build(self, role: Role, store: SqlStore) -> _Loop:
         service, settings = self._service, self._settings
         sender = Sender(service.name, service.codec, SystemClock())
-        batches = BatchRunner(service.name, store, service.router(), service.definitions, sender, service.parking)
+        batches = BatchRunner(
+            service.name, store, service.router(), service.definitions, sender, service.parking, self._watchdog
+        )
         match role:
             case "consumer":
                 consumer = KafkaConsumer(settings, service.name)
                 return ConsumerLoop(
-                    service.name, consumer, store, batches, service.reads, batch_size=settings.batch_size
+                    service.name,
+                    consumer,
+                    store,
+                    batches,
+                    service.reads,
+                    batch_size=settings.batch_size,
+                    max_parked=settings.max_parked,
                 )
             case "relay":
                 return Relay(

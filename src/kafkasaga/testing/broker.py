@@ -8,7 +8,7 @@ librdkafka; what is claimed of Kafka is tested on Kafka.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -118,6 +118,7 @@ class MemoryConsumer:
         self._owned: dict[TopicPartition, int] = {}
         self._coming: set[TopicPartition] | None = None
         self._paused = False
+        self._held_back: set[TopicPartition] = set()
 
     def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
         self.topics, self._assigned, self._revoked = frozenset(topics), assigned, revoked
@@ -130,7 +131,7 @@ class MemoryConsumer:
         if self._paused:
             return []
         records: list[Record] = []
-        for place in sorted(self._owned):
+        for place in sorted(self._owned.keys() - self._held_back):
             start = self._owned[place]
             taken = self.broker.readable(place, start, limit - len(records))
             self._owned[place] = start + len(taken)
@@ -143,11 +144,13 @@ class MemoryConsumer:
     def store(self, positions: Mapping[TopicPartition, int]) -> None:
         self.broker.commit(self.group, {p: o for p, o in positions.items() if p in self._owned})
 
-    def pause(self) -> None:
-        self._paused = True
+    def pause(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        self._paused |= partitions is None
+        self._held_back |= set(partitions or ())
 
-    def resume(self) -> None:
-        self._paused = False
+    def resume(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        self._paused &= partitions is not None
+        self._held_back -= set(partitions or ())
 
     def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         return self.broker.ends(topics)

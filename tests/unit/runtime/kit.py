@@ -169,7 +169,8 @@ class Node:
         return self.store.queries().parked()
 
     def transactions(self) -> list[str]:
-        """A list that grows: 'commit' and 'rollback', as they happen."""
+        """A list that grows: 'commit' and 'rollback', as they happen, once the loop has its partitions."""
+        self.loop._consumer._settle()  # type: ignore[attr-defined]
         seen: list[str] = []
         event.listen(self.store.engine, "commit", lambda _: seen.append("commit"))
         event.listen(self.store.engine, "rollback", lambda _: seen.append("rollback"))

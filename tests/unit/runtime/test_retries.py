@@ -14,7 +14,7 @@ from kafkasaga import Outbox, Service, exponential
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import ParkedStatus
 from kafkasaga.runtime.handlers import WhenDead
-from kafkasaga.runtime.retries import DEATHS
+from kafkasaga.runtime.parking import DEATHS
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import Node, Reserve, VirtualClock, send
 
