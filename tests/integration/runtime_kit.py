@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import Engine, select
 
@@ -202,12 +203,12 @@ def command(*arguments: str, **environment: str) -> tuple[int, str]:
 
 def load_shop(topics: str, fault: Path) -> ModuleType:
     """The shop with topics of its own."""
-    os.environ |= {"SHOP_TOPICS": topics, "SHOP_FAULT": str(fault)}
     spec = importlib.util.spec_from_file_location(f"shop_{uuid.uuid4().hex}", SHOP)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with patch.dict(os.environ, {"SHOP_TOPICS": topics, "SHOP_FAULT": str(fault)}):
+        spec.loader.exec_module(module)
     return module
 
 
