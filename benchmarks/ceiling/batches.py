@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -66,6 +67,11 @@ class Batches:
             if known is not None:
                 place.offset = known[0]
         reader.assign(places)
+
+
+def headers_of(message: Message[Any, Any]) -> dict[str, bytes]:
+    """The stub also allows what is only ever written."""
+    return dict(cast("list[tuple[str, bytes]]", message.headers() or []))
 
 
 def _last_of_each(batch: list[Message]) -> dict[tuple[str, int], Message]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -87,6 +88,6 @@ def until_told() -> threading.Event:
     return stopping
 
 
-def array(values: list[Any]) -> str:
+def array(values: Sequence[Any]) -> str:
     """An array literal of numbers or UUIDs."""
     return "{" + ",".join(map(str, values)) + "}"

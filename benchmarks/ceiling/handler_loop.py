@@ -16,7 +16,7 @@ from confluent_kafka import Message
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.orm import Session
 
-from benchmarks.ceiling.batches import MOVE_OFFSETS, Batches
+from benchmarks.ceiling.batches import MOVE_OFFSETS, Batches, headers_of
 from benchmarks.ceiling.connections import SEPARATOR, array, connect, until_told
 from benchmarks.ceiling.ledger import COMMANDS, GROUP, REPLIES, ids
 from benchmarks.ours.ledger import Book, Booked, book
@@ -49,7 +49,7 @@ Headers = dict[str, str]
 
 def handle(connection: Connection, batch: list[Message], positions: dict[str, str]) -> None:
     """One transaction."""
-    read = [({name: value.decode() for name, value in m.headers() or ()}, m.value()) for m in batch]
+    read = [({name: value.decode() for name, value in headers_of(m).items()}, m.value()) for m in batch]
     claimed = {
         "sources": SEPARATOR.join(h["ce_source"] for h, _ in read),
         "ids": array([h["ce_id"] for h, _ in read]),

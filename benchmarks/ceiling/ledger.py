@@ -19,7 +19,7 @@ import orjson
 from confluent_kafka import Message
 from psycopg.errors import UniqueViolation
 
-from benchmarks.ceiling.batches import MOVE_OFFSETS, OFFSETS, Batches
+from benchmarks.ceiling.batches import MOVE_OFFSETS, OFFSETS, Batches, headers_of
 from benchmarks.ceiling.connections import SEPARATOR, array, connect, until_told
 
 GROUP, COMMANDS, REPLIES = "ledger", "bench.book", "bench.booked"
@@ -113,7 +113,7 @@ def parameters(batch: list[Message]) -> dict[str, Any]:
 
 
 def _row(message: Message) -> Sequence[Any]:
-    header = {name: value.decode() for name, value in message.headers() or ()}
+    header = {name: value.decode() for name, value in headers_of(message).items()}
     command = orjson.loads(message.value() or b"")
     order, account = command["order"], command["account"]
     reply = f'{{"order":{order},"account":"{account}","number":{command["number"]}}}'

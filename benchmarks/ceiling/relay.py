@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +39,7 @@ LONGEST_IDLE = 0.5
 """Seconds until it looks again without having been woken."""
 FLUSH_SECONDS = 30.0
 
-Row = Sequence[Any]
+Row = tuple[Any, ...]
 
 
 class Relay:

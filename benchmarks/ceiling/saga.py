@@ -20,7 +20,7 @@ import orjson
 from confluent_kafka import Message
 from psycopg.errors import UniqueViolation
 
-from benchmarks.ceiling.batches import MOVE_OFFSETS, OFFSETS, Batches
+from benchmarks.ceiling.batches import MOVE_OFFSETS, OFFSETS, Batches, headers_of
 from benchmarks.ceiling.connections import SEPARATOR, array, connect, until_told
 from benchmarks.ceiling.ledger import ids
 from benchmarks.ceiling.relay import LONGEST_IDLE, TABLE, Relay
@@ -235,10 +235,8 @@ def parameters(role: Role, batch: Sequence[Message]) -> dict[str, str]:
     """The columns of a batch, each one parameter."""
     rows: list[Row] = []
     for message in batch:
-        header = dict(message.headers() or ())
-        rows.append(
-            (header["ce_id"].decode(), header["ce_source"].decode(), *role.row(message.topic(), message.value()))
-        )
+        header, topic, value = headers_of(message), message.topic() or "", message.value() or b""
+        rows.append((header["ce_id"].decode(), header["ce_source"].decode(), *role.row(topic, value)))
     types = ("uuid", "text", *role.columns.values())
     names = ("id", "source", *role.columns)
     return {

@@ -13,6 +13,11 @@ _numbers = count(1)
 SECONDS = 120.0
 
 
+def wire_headers(envelope: Envelope) -> list[tuple[str, str | bytes | None]]:
+    """Headers as the client takes them."""
+    return [(name, text.encode()) for name, text in write_headers(envelope).items()]
+
+
 class Load:
     """A transactional producer."""
 
@@ -34,8 +39,7 @@ class Load:
         """Write them; nobody sees them yet."""
         self._producer.begin_transaction()
         for number, envelope in enumerate(envelopes):
-            headers = [(name, text.encode()) for name, text in write_headers(envelope).items()]
-            self._producer.produce(envelope.topic, envelope.payload, envelope.key, headers=headers)
+            self._producer.produce(envelope.topic, envelope.payload, envelope.key, headers=wire_headers(envelope))
             if number % 1000 == 0:
                 self._producer.poll(0)
         self._producer.flush(SECONDS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
-from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.support import KafkaServer, PostgresServer
@@ -119,7 +119,9 @@ def read_ends(consumer: Consumer, topics: tuple[str, ...]) -> dict[tuple[str, in
     return ends
 
 
-def read_from(consumer: Consumer, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> Iterator:
+def read_from(
+    consumer: Consumer, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]
+) -> Iterator[Message]:
     """Every record between two sets of offsets, partition by partition in order."""
     left = {place: ends[place] for place in starts if ends[place] > starts[place]}
     consumer.assign([TopicPartition(*place, starts[place]) for place in left])

@@ -61,7 +61,7 @@ def _sagas(system: saga.System) -> Run:
             usage = meter.stop()
             saga.check(services)
             figures = rates(count, usage, "sagas")
-            return Figures(percentiles(services.customers.latencies(saga.WARM_UP)) | figures.values, figures.cpu)
+            return Figures(percentiles(services.customers.latencies(saga.WARM_UP)) | dict(figures.values), figures.cpu)
 
     return run
 
@@ -129,7 +129,7 @@ def _rows(
     expect("messages", len(arrivals.at), count)
     figures = rates(count, usage, "rows")
     waits = [arrivals.at[order] - at for order, at in committed.items() if order >= WARM_UP_ROWS]
-    return Figures(percentiles(waits) | figures.values, figures.cpu)
+    return Figures(percentiles(waits) | dict(figures.values), figures.cpu)
 
 
 def _write(commit: Commit, count: int) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.harness.figures import Contender, Figures, Run, Workload
@@ -35,14 +36,14 @@ def workloads(options: Options) -> list[Workload]:
     ]
 
 
-def _relay(contender: type[relay.Ours | relay.ByHand]):
+def _relay(contender: type[relay.Ours | relay.ByHand]) -> Callable[[int], Run]:
     def of(rows: int) -> Run:
         return lambda machine, options: _peak_first(relay.drain(machine, contender(options.payload), rows))
 
     return of
 
 
-def _consumer(consumer: consume.Consumer):
+def _consumer(consumer: consume.Consumer) -> Callable[[int], Run]:
     def of(messages: int) -> Run:
         def run(machine: Machine, _: Options) -> Figures:
             with consume.consuming(machine, consumer) as (connection, workers):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 import psycopg
@@ -61,7 +62,7 @@ class Ours:
         """COPY, and the last row through the API, whose commit wakes the relay."""
         engine = create_engine(url)
         with Session(engine) as session, session.begin():
-            driver = session.connection().connection.driver_connection
+            driver: Any = session.connection().connection.driver_connection
             columns = "message_id, topic, key, payload, headers, created_at"
             with driver.cursor() as cursor, cursor.copy(f"COPY outbox ({columns}) FROM STDIN") as copy:
                 for id, message in messages(first, count - 1, self._size):
@@ -154,9 +155,9 @@ def check_relayed(machine: Machine, starts: dict[tuple[str, int], int], rows: in
     observer = machine.observer()
     seen: Counter[int] = Counter()
     last: dict[str, int] = {}
-    places: dict[str, int] = {}
+    places: dict[str, int | None] = {}
     for record in read_from(observer, starts, machine.ends(TOPIC)):
-        message = Placed.model_validate_json(record.value())
+        message = Placed.model_validate_json(record.value() or b"")
         seen[message.order] += 1
         if message.number <= last.get(message.account, -1):
             raise WrongResult(f"{message.account}: {message.number} came after {last[message.account]}")

@@ -180,7 +180,7 @@ def _expected(customers: Customers) -> tuple[int, int]:
 
 def _orders(connection: psycopg.Connection) -> tuple[int, int]:
     query = "SELECT status::text, count(*) FROM customer_order GROUP BY 1"
-    counts = dict(connection.execute(query).fetchall())
+    counts: dict[str, int] = dict(connection.execute(query).fetchall())
     return counts.get("COMPLETED", 0), counts.get("CANCELLED", 0)
 
 
