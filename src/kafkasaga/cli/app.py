@@ -11,8 +11,10 @@ from rich.console import Console
 
 from kafkasaga.cli.database import app as database
 from kafkasaga.cli.demo import demo
+from kafkasaga.cli.parked import app as parked
 from kafkasaga.cli.run import relay, run
 from kafkasaga.cli.sagas import app as sagas
+from kafkasaga.cli.status import status
 from kafkasaga.cli.topics import app as topics
 from kafkasaga.errors import ConfigurationError, DefinitionError, KafkasagaError
 
@@ -28,6 +30,8 @@ app.command("demo")(demo)
 app.add_typer(database, name="db")
 app.add_typer(topics, name="topics")
 app.add_typer(sagas, name="saga")
+app.add_typer(parked, name="parked")
+app.command("status")(status)
 
 
 def _show_version(wanted: bool) -> None:

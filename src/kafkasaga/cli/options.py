@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib
 import sys
 from typing import Annotated
@@ -21,6 +22,15 @@ OptionalTarget = Annotated[
 ]
 DatabaseUrl = Annotated[str | None, typer.Option(help="SQLAlchemy URL; overrides KAFKASAGA_DATABASE_URL.")]
 BootstrapServers = Annotated[str | None, typer.Option(help="host:port,…; overrides KAFKASAGA_BOOTSTRAP_SERVERS.")]
+Why = Annotated[str, typer.Option(help="Why; it is recorded.")]
+By = Annotated[
+    str,
+    typer.Option(
+        help="Who decides this; it is recorded.",
+        default_factory=getpass.getuser,
+        show_default="the user of the operating system",
+    ),
+]
 Schema = Annotated[str | None, typer.Option(help="The database schema of the library's tables.")]
 Prefix = Annotated[str, typer.Option(help="The prefix of the library's tables.")]
 

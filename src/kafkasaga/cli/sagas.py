@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kafkasaga.cli.options import DatabaseUrl, Prefix, Schema, load_settings
+from kafkasaga.cli.options import By, DatabaseUrl, Prefix, Schema, Target, Why, load_service, load_settings
 from kafkasaga.ports import LogEntry, SagaSummary
 from kafkasaga.runtime.operator import Operator
 from kafkasaga.saga.events import Event
+from kafkasaga.saga.inputs import Operated, RefuseStuck, RetryStuck, SkipStuck
 from kafkasaga.saga.instance import SagaStatus
 from kafkasaga.stores import Outbox
+
+SagaId = Annotated[UUID, typer.Argument(help="The saga's id, as 'list' shows it.")]
+StuckStep = Annotated[str, typer.Argument(help="The stuck step, as 'show' names it.")]
 
 app = typer.Typer(help="Saga instances and their logs.", no_args_is_help=True)
 out = Console()
@@ -100,6 +104,31 @@ def verify(
                 out.print(f"{saga_id}: {problem}", style="red", markup=False, soft_wrap=True)
     out.print(f"{count} sagas verified, {wrong} wrong.")
     raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def retry(target: Target, id: SagaId, step: StuckStep, why: Why, by: By, database_url: DatabaseUrl = None) -> None:
+    """Try a stuck step again."""
+    _settle(target, id, RetryStuck(step, by, why), database_url)
+
+
+@app.command()
+def skip(target: Target, id: SagaId, step: StuckStep, why: Why, by: By, database_url: DatabaseUrl = None) -> None:
+    """Take a stuck step for settled: done, if it was going forward; undone, if it was being undone."""
+    _settle(target, id, SkipStuck(step, by, why), database_url)
+
+
+@app.command()
+def refuse(target: Target, id: SagaId, step: StuckStep, why: Why, by: By, database_url: DatabaseUrl = None) -> None:
+    """Declare that a stuck pivot did not happen and never will: the saga turns back."""
+    _settle(target, id, RefuseStuck(step, by, why), database_url)
+
+
+def _settle(target: str, id: UUID, input: Operated, database_url: str | None) -> None:
+    service = load_service(target)
+    with Operator.open(load_settings(database_url), service.outbox) as operator:
+        operator.settle(service, id, input)
+    out.print(f"Recorded in the log of saga {id}; its service goes on from there.", highlight=False, soft_wrap=True)
 
 
 def _cells(saga: SagaSummary) -> list[str]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
-from kafkasaga.errors import ConfigurationError, CorruptLog
-from kafkasaga.ports import LogEntry, SagaSummary
+from kafkasaga.clock import SystemClock
+from kafkasaga.errors import ConfigurationError, CorruptLog, KafkasagaError
+from kafkasaga.ports import LogEntry, Parked, SagaSummary
+from kafkasaga.runtime.orchestrator import SagaTurn
+from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.service import Service
+from kafkasaga.saga.inputs import Operated
 from kafkasaga.saga.instance import Instance, SagaStatus
 from kafkasaga.saga.transitions import fold
 from kafkasaga.settings import Settings
-from kafkasaga.stores import Counts, Outbox, SqlStore, create_store
+from kafkasaga.stores import Act, Action, Counts, Outbox, SqlStore, create_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,41 @@ class Operator:
         if summary is None or instance is None:
             return None
         return SagaHistory(summary, instance, tuple(self._queries.log(id)))
+
+    def parked(self, limit: int = 50) -> list[Parked]:
+        """Parked messages, the oldest first."""
+        return self._queries.parked(limit)
+
+    def parked_message(self, id: int) -> Parked | None:
+        """One parked message; None if there is none of that id."""
+        return self._queries.parked_message(id)
+
+    def act(self, id: int, action: Action, *, by: str, why: str, value: bytes | None = None) -> Parked | None:
+        """Do something to a parked message; what it was before, None if there is none of that id.
+
+        What is done is recorded in ``operator_log``, with all that the message was before.
+        """
+        return self._store.parked_acts().carry_out(id, Act(action, by, why, datetime.now(UTC), value))
+
+    def settle(self, service: Service, id: UUID, input: Operated) -> None:
+        """Decide what becomes of a stuck step. It is an entry of the saga's log.
+
+        Raises:
+            Unmatched: if there is no such saga.
+            KafkasagaError: if the step is not stuck.
+        """
+        sender = Sender(service.name, service.codec, SystemClock())
+        with self._store.begin() as uow:
+            turn = SagaTurn(uow, sender, service.definitions)
+            before = turn.instances([id]).get(id)
+            if before is not None and before.status is not SagaStatus.STUCK:
+                raise KafkasagaError(f"saga {id} is {before.status}, not stuck: there is nothing to decide")
+            try:
+                envelopes = turn.act(id, input)
+            except (ValueError, KeyError) as error:
+                raise KafkasagaError(f"saga {id}, step {input.step!r}: {error}") from error
+            turn.save()
+            uow.add_outbox(envelopes)
 
     def verify(self, id: UUID) -> str | None:
         """What is wrong with a saga's log: None if its fold is the stored state (invariant I7)."""

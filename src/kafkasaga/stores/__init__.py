@@ -4,6 +4,7 @@ The only package that knows SQLAlchemy. ``schema`` says what there is, ``bulk`` 
 ``unit_of_work`` and ``store`` implement ``ports``; ``outbox`` and ``idempotent`` are what users call in their own code.
 """
 
+from kafkasaga.stores.acts import Act, Action
 from kafkasaga.stores.failures import is_conflict
 from kafkasaga.stores.idempotent import Idempotent, Received, idempotent
 from kafkasaga.stores.outbox import CONTEXT, Outbox, PublishContext
@@ -14,6 +15,8 @@ from kafkasaga.stores.store import SqlStore, create_store, enlist
 
 __all__ = [
     "CONTEXT",
+    "Act",
+    "Action",
     "Blocked",
     "Counts",
     "Idempotent",

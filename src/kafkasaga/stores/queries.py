@@ -143,6 +143,13 @@ class Queries:
         with self._connected() as connection:
             return [Blocked(*row) for row in connection.execute(query.order_by(block.blocked_at).limit(limit))]
 
+    def parked_message(self, id: int) -> Parked | None:
+        """One parked message."""
+        table = self._tables.parked_message
+        with self._connected() as connection:
+            row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
+        return None if row is None else parked_of(row)
+
     def parked(self, limit: int = 100) -> list[Parked]:
         """Parked messages, the oldest first."""
         table = self._tables.parked_message

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from kafkasaga.errors import DefinitionError
 from kafkasaga.ports import Progress, TopicPartition
 from kafkasaga.stores import migrations, wake
+from kafkasaga.stores.acts import ParkedActs
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.engine import create_library_engine
@@ -133,6 +134,10 @@ class SqlStore:
     def queries(self) -> Queries:
         """What operators look at."""
         return Queries(self._reads, self.tables)
+
+    def parked_acts(self) -> ParkedActs:
+        """What operators do to parked messages."""
+        return ParkedActs(self.engine, self._sql)
 
     def relay_queue(self, bucket: int = 0) -> PostgresqlRelayQueue | SqliteRelayQueue:
         """The outbox as its relay sees it."""
