@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from kafkasaga.messages import Envelope, Operation, Record
@@ -61,12 +61,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BarrierEntry:
-    """The outcome, and the first reply, to be given again: its topic, type and body."""
+    """The outcome, and the first reply, to be given again: its topic, type, body and key."""
 
     outcome: Outcome
     reply_topic: str | None = None
     reply_type: str | None = None
     reply_body: bytes | None = None
+    reply_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,16 @@ class OutboxRow:
     payload: bytes | None
     headers: Mapping[str, str]
     created_at: datetime
+
+    @property
+    def size(self) -> int:
+        """Bytes of its payload."""
+        return len(self.payload or b"")
+
+
+LONGEST_LANE: Final = 1000
+"""Bytes of a record's key that tell lanes apart: an index row has room for no more. Longer keys that begin alike share
+a lane, which may make one wait for another, but never lets one overtake."""
 
 
 class ParkedKey(NamedTuple):
@@ -222,7 +233,11 @@ class UnitOfWork(Protocol):
         ...
 
     def advance(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Remember where each partition is to be read on (the next offset)."""
+        """Remember where each partition is to be read on (the next offset); never goes back."""
+        ...
+
+    def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        """Go back: the partition begins anew (its topic was deleted and made again)."""
         ...
 
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
@@ -324,6 +339,21 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """What the relay does not want to read now."""
+
+    topics: Collection[str] = ()
+    lanes: Collection[tuple[str, str]] = ()
+    """Topic and key."""
+
+    def __contains__(self, row: OutboxRow) -> bool:
+        return row.topic in self.topics or (row.topic, row.key) in self.lanes
+
+
+SKIP_NOTHING: Final = Skip()
+
+
 class RelayQueue(Protocol):
     """The outbox from the other end. One relay at a time holds it; its death frees it at once (invariant I11)."""
 
@@ -335,8 +365,13 @@ class RelayQueue(Protocol):
         """
         ...
 
-    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
-        """Committed rows behind position ``after``, up to ``upto``, in order. No transaction stays open."""
+    def fetch(
+        self, after: int, limit: int, upto: int | None = None, size: int | None = None, skip: Skip = SKIP_NOTHING
+    ) -> list[OutboxRow]:
+        """Committed rows behind position ``after``, up to ``upto``, in order. No transaction stays open.
+
+        At most ``limit`` of them; and the one that brings their payloads to ``size`` bytes is the last.
+        """
         ...
 
     def last(self) -> int:
@@ -347,8 +382,8 @@ class RelayQueue(Protocol):
         """Delete published rows, by position *and* id."""
         ...
 
-    def block(self, row: OutboxRow, error: str) -> None:
-        """Record that a row cannot be delivered; its lane waits behind it (invariant I10)."""
+    def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
+        """Record that rows cannot be delivered, and why; their lanes, or topics, wait behind them (invariant I10)."""
         ...
 
     def unblock(self, rows: Sequence[OutboxRow]) -> None:
@@ -424,6 +459,8 @@ class SendError:
     reason: str
     permanent: bool
     """This message cannot be delivered as it is and where it is; sending it again at once is useless."""
+    scope: Literal["message", "topic"] = "message"
+    """What is refused: this message, or whatever is sent to its topic."""
 
 
 SendDone = Callable[[SendError | None], None]

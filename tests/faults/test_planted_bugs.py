@@ -126,7 +126,7 @@ BUGS = {
                     "                state.rows.remove(row)\n"
                     "                self._acknowledged.append(row)\n"
                     "            elif error is not None:\n"
-                    "                self._held.discard(row.message_id)\n"
+                    "                self._held.remove([row])\n"
                     "                if row in state.rows:\n"
                     "                    state.rows.remove(row)\n"
                     "        self._producer.send(row.topic, row.key, row.payload, row.headers, done)"

@@ -37,10 +37,26 @@ PERMANENT: Final[Mapping[int, str]] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this client may not write idempotently",
 }
 
+TOPIC_LEVEL: Final = frozenset(
+    {
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+"""Those of them that every message to the topic meets."""
+
 
 def send_error(error: KafkaError, topic: str) -> SendError:
     """Why a message for ``topic`` was not delivered."""
     meaning = PERMANENT.get(error.code())
     if meaning is None:
         return SendError(f"{topic}: {error.name()}: {error.str()}", permanent=False)
-    return SendError(f"{topic}: {meaning} ({error.name()}: {error.str()})", permanent=True)
+    reason = f"{topic}: {meaning} ({error.name()}: {error.str()})"
+    return SendError(reason, permanent=True, scope="topic" if error.code() in TOPIC_LEVEL else "message")

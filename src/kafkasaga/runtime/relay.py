@@ -1,4 +1,4 @@
-"""The relay: from the outbox to Kafka (design section 8).
+"""The relay: from the outbox to Kafka.
 
 It reads committed rows in the order of their positions, sends them, and deletes those that Kafka has acknowledged. One
 relay at a time holds the queue; others stand by. What it promises, and how:
@@ -10,7 +10,10 @@ relay at a time holds the queue; others stand by. What it promises, and how:
   began: behind it may lie a row whose predecessor was committed after the page that it belongs to had been read.
 - **A zombie can repeat but not reorder (I11).** Two relays both begin at the first undeleted row of each lane and go
   on in order; so whichever sends a row first, its predecessors are in the log already.
-- **Bounded (I14).** At most ``window`` rows are in memory.
+- **A dead topic holds nobody back (A10).** What Kafka refuses leaves the memory and is not read again until its time
+  has come (``relay_blocks``); a topic that has not acknowledged anything gets a small share of the window
+  (``relay_window``). What a sweep passes over it passes over to its end, for a lane goes on with its first row.
+- **Bounded (I14).** At most ``window`` rows and 16 MiB of payload are in memory, half as much again while Kafka hangs.
 """
 
 from __future__ import annotations
@@ -20,22 +23,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from uuid import UUID
+from itertools import islice
 
 import structlog
 
 from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import OutboxRow, Producer, RelayQueue, SendError
+from kafkasaga.ports import OutboxRow, Producer, RelayQueue, SendError, Skip
+from kafkasaga.runtime.relay_blocks import Blocks, Lane
+from kafkasaga.runtime.relay_window import Window
 
 log = structlog.get_logger("kafkasaga.relay")
 
-Lane = tuple[str, str]
-
 WINDOW = 4000
-"""Rows in memory at once: enough to keep a producer busy, a few megabytes at most."""
-RETRY_BLOCKED = 5.0
-"""Seconds until a row that could not be delivered is tried again: its topic may exist by then."""
+"""Rows in memory at once: enough to keep a producer busy."""
+WINDOW_BYTES = 16 * 1024 * 1024
+"""Bytes of payload in memory at once (one row more, if it is larger)."""
 RETRY_UNAVAILABLE = 1.0
 """Seconds between attempts while the database is away."""
 RETRY_CONFLICT = 0.05
@@ -65,16 +68,19 @@ class Relay:
         *,
         poll_interval: float = 0.5,
         window: int = WINDOW,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._queue, self._connect, self._clock = queue, connect, clock
-        self._poll_interval, self._window = poll_interval, window
+        self._poll_interval = poll_interval
+        self._new_window = partial(Window, window, window_bytes)
+        self._held = self._new_window()
+        self._blocks = Blocks(())
         self._producer: Producer | None = None
         self._lanes: dict[Lane, _Lane] = {}
-        self._held: set[UUID] = set()
         self._acknowledged: list[OutboxRow] = []
-        self._blocked: dict[Lane, float] = {}
-        self._recorded: set[UUID] = set()
-        """Rows of which ``outbox_block`` tells."""
+        self._skip_topics: set[str] = set()
+        self._skip_lanes: set[Lane] = set()
+        """What this sweep passes over."""
         self._after = 0
         self._top: int | None = None
         """Where a sweep over several pages ends."""
@@ -127,9 +133,10 @@ class Relay:
         producer = self._producer
         assert producer is not None
         producer.poll(0.0 if fetched else 0.001)
+        self._blocks.write(self._queue)
         if self._acknowledged:
             self._delete()
-        elif self._held:
+        elif self._held.rows:
             producer.poll(0.02)
         elif not fetched:
             self._queue.wait(self._poll_interval)
@@ -138,49 +145,54 @@ class Relay:
 
     def _begin(self) -> None:
         self._producer = self._producer or self._connect()
-        self._recorded = set(self._queue.blocked())
+        self._blocks = Blocks(self._queue.blocked())
         self._active = True
         log.info("relay is active")
 
     def _fetch(self) -> bool:
         """Read on where the last read ended; True if there was anything new, or there is more to read."""
-        room = self._window - len(self._held)
-        if room < self._window // 4 or self._clock.monotonic() < self._next_read:
+        now = self._clock.monotonic()
+        room = self._held.room(now)
+        if room is None or now < self._next_read:
             return False
         if begins := self._after == 0:
             self._begin_sweep()
-        rows = self._queue.fetch(self._after, room, self._top)
+        self._skip_topics |= self._held.full()
+        limit, size = room
+        rows = self._queue.fetch(self._after, limit, self._top, size, Skip(self._skip_topics, self._skip_lanes))
         # A short read has reached the end: the next one begins at the start again, for rows that were committed late.
-        full = len(rows) == room
+        full = len(rows) == limit or sum(row.size for row in rows) >= size
         self._after = rows[-1].position if full and self._top is not None else 0
         if begins:
             self._pages = full
         fresh = self._take(rows)
+        if not full:
+            self._blocks.forget_absent(self._lanes.__contains__, now)
         self._rest(quiet=not fresh and not full)
         return fresh or full
 
     def _begin_sweep(self) -> None:
-        # Only here may a blocked lane go on: later, its first row would lie behind the reader.
-        now = self._clock.monotonic()
-        self._blocked = {lane: until for lane, until in self._blocked.items() if until > now}
+        # Only here may what was held back go on: later, its first row would lie behind the reader.
+        self._skip_topics, self._skip_lanes = self._blocks.held_back(self._clock.monotonic())
         self._top = self._queue.last() if self._pages else None
 
     def _take(self, rows: Sequence[OutboxRow]) -> bool:
         """Queue rows in their lanes; True if one was new."""
         fresh = False
         for row in rows:
-            lane = (row.topic, row.key)
-            if row.message_id in self._held or lane in self._blocked:
+            if row.message_id in self._held.rows or row.topic in self._skip_topics:
                 continue
+            lane = (row.topic, row.key)
             fresh = True
-            self._held.add(row.message_id)
+            if self._held.add(row, self._clock.monotonic()):
+                self._skip_topics.add(row.topic)
             self._lanes.setdefault(lane, _Lane()).rows.append(row)
             self._send_head(lane)
         return fresh
 
     def _rest(self, *, quiet: bool) -> None:
         """While Kafka acknowledges nothing and nothing new comes, do not read the same rows over and over."""
-        self._gap = min(max(2 * self._gap, SHORTEST_GAP), self._poll_interval) if quiet and self._held else 0.0
+        self._gap = min(max(2 * self._gap, SHORTEST_GAP), self._poll_interval) if quiet and self._held.rows else 0.0
         self._next_read = self._clock.monotonic() + self._gap if self._gap else 0.0
 
     def _send_head(self, lane: Lane) -> None:
@@ -201,46 +213,50 @@ class Relay:
             return
         state.sending = False
         if error is not None:
-            self._block(lane, row, error)
+            self._hold_back(lane, row, error)
             return
         state.rows.popleft()
         self._acknowledged.append(row)
+        now = self._clock.monotonic()
+        self._held.acknowledged(row.topic, now)
+        self._blocks.acknowledged(row, now)
         self._send_head(lane)
 
     def _delete(self) -> None:
         rows = self._acknowledged
         self._queue.delete(rows)
-        if mended := [row for row in rows if row.message_id in self._recorded]:
-            self._queue.unblock(mended)
-            self._recorded -= {row.message_id for row in mended}
         self._acknowledged = []
-        self._held -= {row.message_id for row in rows}
+        self._held.remove(rows)
         self._rest(quiet=False)
 
     # -- what goes wrong
 
-    def _block(self, lane: Lane, row: OutboxRow, error: SendError) -> None:
-        """Hold a lane back. Its rows leave the memory, so that a dead topic takes no room from the others."""
-        state = self._lanes.pop(lane)
-        self._held -= {waiting.message_id for waiting in state.rows}
-        self._blocked[lane] = self._clock.monotonic() + RETRY_BLOCKED
-        if error.permanent and row.message_id not in self._recorded:
-            self._queue.block(row, error.reason)
-            self._recorded.add(row.message_id)
-            log.error(
-                "message cannot be delivered; later ones of its key wait behind it",
-                topic=row.topic,
-                key=row.key,
-                message_id=str(row.message_id),
-                error=error.reason,
-            )
+    def _hold_back(self, lane: Lane, row: OutboxRow, error: SendError) -> None:
+        """Hold a lane or its topic back. Their rows leave the memory, so that they take no room from the others."""
+        self._held.remove(self._lanes.pop(lane).rows)
+        if error.scope == "topic" or not error.permanent:
+            self._held.failed(row.topic)
+        topic = self._blocks.block(row, error, self._clock.monotonic())
+        if topic is not None:
+            self._skip_topics.add(topic)
+            self._skip_lanes = {skipped for skipped in self._skip_lanes if skipped[0] != topic}
+            self._drop_waiting(topic)
+        if row.topic not in self._skip_topics:
+            self._skip_lanes.add(lane)
+
+    def _drop_waiting(self, topic: str) -> None:
+        """Let go of a topic's rows, but for those that are under way: Kafka may still acknowledge them."""
+        for (of, _), state in self._lanes.items():
+            if of == topic:
+                self._held.remove(islice(state.rows, 1, None))
+                state.rows = deque(islice(state.rows, 1))
 
     def _stand_back(self, error: Exception | None) -> None:
         """Forget everything in memory: the table has it."""
         if error is not None and self._active:
             log.warning("relay is interrupted; it tries again", error=str(error))
         self._active = False
-        self._lanes, self._held, self._acknowledged, self._after = {}, set(), [], 0
+        self._lanes, self._held, self._acknowledged, self._after = {}, self._new_window(), [], 0
         self._rest(quiet=False)
 
     def _reconnect(self) -> None:
@@ -255,10 +271,11 @@ class Relay:
         try:
             while self._active and self._producer is not None and self._clock.monotonic() < deadline:
                 more = self._fetch()
-                self._producer.poll(0.05 if self._held else 0.0)
+                self._producer.poll(0.05 if self._held.rows else 0.0)
+                self._blocks.write(self._queue)
                 if self._acknowledged:
                     self._delete()
-                elif not more and not self._held:
+                elif not more and not self._held.rows:
                     return
         except (EnvironmentUnavailable, SerializationConflict) as error:
             log.warning("relay ends with messages left in the outbox", error=str(error))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, tuple_
 
-from kafkasaga.ports import OutboxRow
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.stores.bulk import Sql, types
 from kafkasaga.stores.schema import Tables
 
@@ -22,20 +22,7 @@ class OutboxReader:
 
     def __init__(self, sql: Sql, bucket: int) -> None:
         outbox, block = sql.tables.outbox, sql.tables.outbox_block
-        self._fetch = (
-            select(
-                outbox.c.id,
-                outbox.c.message_id,
-                outbox.c.topic,
-                outbox.c.key,
-                outbox.c.payload,
-                outbox.c.headers,
-                outbox.c.created_at,
-            )
-            .where(outbox.c.id > bindparam("after"), outbox.c.id <= bindparam("upto"), outbox.c.bucket == bucket)
-            .order_by(outbox.c.id)
-            .limit(bindparam("limit"))
-        )
+        self._outbox, self._bucket = outbox.c, bucket
         self._last = select(func.max(outbox.c.id)).where(outbox.c.bucket == bucket)
         # The id alone may be another message's by now, if the database was restored (A33).
         self._delete = sql.bulk(
@@ -53,13 +40,38 @@ class OutboxReader:
         )
         self._blocked = select(block.c.message_id, block.c.error)
 
-    def fetch(self, connection: Connection, after: int, limit: int, upto: int | None) -> list[OutboxRow]:
+    def fetch(
+        self, connection: Connection, after: int, limit: int, upto: int | None, size: int | None, skip: Skip
+    ) -> list[OutboxRow]:
         end = _HIGHEST if upto is None else upto
-        found = connection.execute(self._fetch, {"after": after, "limit": limit, "upto": end})
+        found = connection.execute(self._page(after, limit, end, size, skip))
         return [
             OutboxRow(id, message_id, topic, key, payload, json.loads(headers), created_at)
             for id, message_id, topic, key, payload, headers, created_at in found
         ]
+
+    def _page(self, after: int, limit: int, upto: int, size: int | None, skip: Skip) -> Select[*tuple[Any, ...]]:
+        row = self._outbox
+        wanted = [row.id > after, row.id <= upto, row.bucket == self._bucket, *self._not(skip)]
+        page = select(row.id, row.message_id, row.topic, row.key, row.payload, row.headers, row.created_at)
+        page = page.where(*wanted).order_by(row.id).limit(limit)
+        if size is None:
+            return page
+        # Sums over ids and lengths only: neither database reads a large payload to tell its length.
+        lengths = select(row.id, func.length(row.payload).label("length")).where(*wanted).order_by(row.id).limit(limit)
+        each = lengths.subquery().c
+        before = func.sum(each.length).over(order_by=each.id, rows=(None, -1))
+        sums = select(each.id, func.coalesce(before, 0).label("before")).subquery().c
+        return page.where(row.id <= select(func.max(sums.id)).where(sums.before < size).scalar_subquery())
+
+    def _not(self, skip: Skip) -> Iterator[ColumnElement[bool]]:
+        row = self._outbox
+        if skip.topics:
+            yield row.topic.not_in(sorted(skip.topics))
+        if skip.lanes:
+            # A list of pairs is compared one by one, a list of texts is hashed: most rows get by with that.
+            lanes = sorted(skip.lanes)
+            yield or_(row.key.not_in([key for _, key in lanes]), tuple_(row.topic, row.key).not_in(lanes))
 
     def last(self, connection: Connection) -> int:
         return connection.scalar(self._last) or 0
@@ -67,8 +79,9 @@ class OutboxReader:
     def delete(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
         self._delete.count(connection, [(row.position, row.message_id) for row in rows])
 
-    def block(self, connection: Connection, row: OutboxRow, error: str) -> None:
-        self._block.count(connection, [(row.message_id, row.topic, row.key, error.replace("\0", "\ufffd"))])
+    def block(self, connection: Connection, rows: Sequence[tuple[OutboxRow, str]]) -> None:
+        values = [(row.message_id, row.topic, row.key, error.replace("\0", "\ufffd")) for row, error in rows]
+        self._block.count(connection, values)
 
     def unblock(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
         self._unblock.count(connection, [(row.message_id,) for row in rows])
@@ -95,10 +108,12 @@ class SqlRelayQueue:
         """A connection on which each statement commits, or all do at the end."""
         raise NotImplementedError
 
-    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
+    def fetch(
+        self, after: int, limit: int, upto: int | None = None, size: int | None = None, skip: Skip = SKIP_NOTHING
+    ) -> list[OutboxRow]:
         """One statement."""
         with self._reading() as connection:
-            return self._reader.fetch(connection, after, limit, upto)
+            return self._reader.fetch(connection, after, limit, upto, size, skip)
 
     def last(self) -> int:
         """One statement."""
@@ -111,10 +126,11 @@ class SqlRelayQueue:
             with self._writing() as connection:
                 self._reader.delete(connection, rows)
 
-    def block(self, row: OutboxRow, error: str) -> None:
+    def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         """One statement."""
-        with self._writing() as connection:
-            self._reader.block(connection, row, error)
+        if rows:
+            with self._writing() as connection:
+                self._reader.block(connection, rows)
 
     def unblock(self, rows: Sequence[OutboxRow]) -> None:
         """One statement."""

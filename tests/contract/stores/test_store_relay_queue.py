@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, text
 
 from kafkasaga.errors import DatabaseUnavailable
 from kafkasaga.messages import Envelope, write_headers
-from kafkasaga.ports import OutboxRow, RelayQueue
+from kafkasaga.ports import OutboxRow, RelayQueue, Skip
 from kafkasaga.stores import SqlStore, create_store
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
@@ -101,12 +101,36 @@ class TestRows:
         publish(store, envelope())
         assert queue.fetch(0, 10)[0].position > rows[0].position
 
+    def test_a_page_ends_with_the_row_that_brings_it_to_its_size(self, store: SqlStore, queue: RelayQueue) -> None:
+        sent = publish(store, *[envelope(payload=None if n == 1 else b"x" * 10) for n in range(6)])
+        for size, expected in {1: 1, 10: 1, 11: 3, 20: 3, 21: 4, 1000: 6}.items():
+            assert [row.message_id for row in queue.fetch(0, 100, None, size)] == sent[:expected]
+        behind = queue.fetch(0, 1)[0].position
+        assert [row.message_id for row in queue.fetch(behind, 100, None, 20)] == sent[1:4]
+        assert [row.message_id for row in queue.fetch(behind, 2, None, 1000)] == sent[1:3]
+
+    def test_a10_what_is_held_back_is_not_read(self, store: SqlStore, queue: RelayQueue) -> None:
+        places = [("dead", "a"), ("orders", "a"), ("orders", "b"), ("dead", "b"), ("refunds", "a"), ("orders", "ü'\"")]
+        sent = dict(zip(places, publish(store, *[envelope(*place) for place in places]), strict=True))
+
+        def read(skip: Skip, limit: int = 100) -> list[UUID]:
+            return [row.message_id for row in queue.fetch(0, limit, None, 10_000, skip)]
+
+        assert read(Skip(topics={"dead"}), 2) == [sent["orders", "a"], sent["orders", "b"]]
+        assert read(Skip(lanes={("orders", "a"), ("dead", "b"), ("orders", "ü'\"")})) == [
+            sent["dead", "a"],
+            sent["orders", "b"],
+            sent["refunds", "a"],
+        ]
+        assert read(Skip({"dead", "refunds"}, {("orders", "b")})) == [sent["orders", "a"], sent["orders", "ü'\""]]
+        many = {(f"t{n}", f"k{n}") for n in range(200)}
+        assert read(Skip({"dead"}, many)) == [id for place, id in sent.items() if place[0] != "dead"]
+
     def test_i10_a_blocked_row_is_on_record_until_it_is_unblocked(self, store: SqlStore, queue: RelayQueue) -> None:
         publish(store, envelope(key="a"), envelope(key="b"))
         first, second = queue.fetch(0, 10)
-        queue.block(first, "too large\0")
-        queue.block(first, "still too large")
-        queue.block(second, "no such topic")
+        queue.block([(first, "too large\0")])
+        queue.block([(first, "still too large"), (second, "no such topic")])
         assert queue.blocked() == {first.message_id: "still too large", second.message_id: "no such topic"}
         queue.unblock([first])
         assert queue.blocked() == {second.message_id: "no such topic"}

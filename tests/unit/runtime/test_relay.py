@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,8 +15,8 @@ from sqlalchemy import delete, insert
 from kafkasaga import Outbox, Service
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.ports import OutboxRow, RelayQueue, SendError
-from kafkasaga.runtime import relay as relay_module
 from kafkasaga.runtime.relay import Relay
+from kafkasaga.runtime.relay_blocks import MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST
 from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
 from tests.unit.runtime.kit import Node, VirtualClock, until
 
@@ -124,7 +125,7 @@ def test_a_blocked_lane_goes_on_in_order_when_the_cause_is_gone(node: Node, brok
     broker.reject = None
     node.publish()
     assert sent(broker, "t") == [], "it is not tried again at once"
-    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.clock.sleep(RETRY_BLOCKED + 1)
     node.publish()
     assert sent(broker, "t") == ["big", "2", "3"]
     assert node.store.relay_queue().blocked() == {}
@@ -138,7 +139,7 @@ def test_a_blocked_row_that_an_operator_deleted_lets_its_lane_go_on(node: Node, 
     outbox = node.store.tables.outbox
     with node.store.engine.begin() as connection:
         connection.execute(delete(outbox).where(outbox.c.message_id == big))
-    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.clock.sleep(RETRY_BLOCKED + 1)
     node.publish()
     assert sent(broker, "t") == ["2"]
 
@@ -149,23 +150,192 @@ def test_a_passing_failure_is_tried_again_without_a_record(node: Node, broker: M
         put(node, "t", "k", body)
     node.publish()
     broker.reject = None
-    node.clock.sleep(relay_module.RETRY_BLOCKED + 1)
+    node.clock.sleep(RETRY_BLOCKED + 1)
     node.publish()
     assert sent(broker, "t") == ["1", "2"]
     assert node.count("outbox_block") == 0
 
 
+NO_TOPIC = SendError("no topic", permanent=True, scope="topic")
+TOO_LARGE = SendError("too large", permanent=True)
+
+
+def put_many(node: Node, topic: str, count: int, body: bytes = b"x", keys: int | None = None) -> None:
+    """Committed rows with keys of their own, or with ``keys`` keys in turn."""
+    common = {"topic": topic, "payload": body, "headers": "{}", "created_at": datetime.now(UTC)}
+    rows = [{**common, "message_id": uuid4(), "key": f"k{n % (keys or count)}"} for n in range(count)]
+    with node.store.engine.begin() as connection:
+        connection.execute(insert(node.store.tables.outbox), rows)
+
+
+def refuse(broker: MemoryBroker, error: SendError, *topics: str) -> None:
+    broker.reject = lambda topic, key, value: error if topic in topics else None
+
+
 def test_a10_a_dead_topic_does_not_hold_others_back(node: Node, broker: MemoryBroker) -> None:
-    broker.reject = lambda topic, key, value: SendError("no topic", permanent=True) if topic == "dead" else None
+    refuse(broker, NO_TOPIC, "dead")
     relay = node.new_relay(window=8)
     waits: list[float] = []
     relay._queue = Queue(node, wait=lambda real, timeout: waits.append(timeout))
-    for n in range(100):
-        put(node, "dead", f"k{n}", "x")
+    put_many(node, "dead", 100)
     put(node, "alive", "k", "1")
     until(lambda: sent(broker, "alive") == ["1"], relay.step)
     assert waits == [], "it reads on until the end before it rests"
-    assert node.count("outbox_block") == 100
+    assert node.count("outbox_block") == 1
+
+
+class Hesitant(MemoryProducer):
+    """Finds out only after a while that there is no topic ``dead``, as librdkafka does."""
+
+    def __init__(self, broker: MemoryBroker, polls: int) -> None:
+        super().__init__(broker)
+        self._polls = polls
+        self._unknown: list[Callable[[SendError | None], None]] = []
+
+    def send(self, topic: str, key: str, value: bytes | None, headers: Any, done: Any) -> None:
+        if topic.startswith("dead"):
+            self._unknown.append(done)
+        else:
+            super().send(topic, key, value, headers, done)
+
+    def poll(self, timeout: float) -> None:
+        self._polls -= 1
+        if self._polls <= 0:
+            unknown, self._unknown = self._unknown, []
+            for done in unknown:
+                done(NO_TOPIC)
+        super().poll(timeout)
+
+
+@pytest.mark.parametrize("dead", [("dead",), ("dead1", "dead2", "dead3")])
+@pytest.mark.parametrize("polls", [1, 5, 10_000])
+def test_a10_thousands_of_dead_keys_do_not_hold_others_back(
+    node: Node, broker: MemoryBroker, dead: tuple[str, ...], polls: int
+) -> None:
+    writes: list[int] = []
+
+    def block(real: Callable[..., None], rows: Sequence[Any]) -> None:
+        writes.append(len(rows))
+        real(rows)
+
+    queue = Queue(node, block=block)
+    relay = Relay(queue, lambda: Hesitant(broker, polls), node.clock, poll_interval=0.001, window=1000)
+    for topic in dead:
+        put_many(node, topic, 5000)
+    put_many(node, "alive", 500)
+    until(lambda: len(sent(broker, "alive")) == 500, relay.step, rounds=30)
+    until(lambda: len(node.rows(node.store.tables.outbox_block)) == len(dead) or polls > 10, relay.step, rounds=30)
+    assert len(writes) <= len(dead), "the records are written together, a topic has one"
+    assert len(relay._held.rows) <= 1000
+
+
+def test_a10_a_topic_that_falls_silent_leaves_room_for_others(node: Node, broker: MemoryBroker) -> None:
+    """It had acknowledged, so it had the whole window; then it was deleted, and librdkafka has not noticed yet."""
+
+    class Silent(MemoryProducer):
+        def send(self, topic: str, *args: Any) -> None:
+            if topic != "big" or not sent(broker, "big"):
+                super().send(topic, *args)
+
+    relay = Relay(node.store.relay_queue(), lambda: Silent(broker), node.clock, poll_interval=0.001, window=100)
+    put(node, "big", "k", "1")
+    until(lambda: node.count("outbox") == 0, relay.step)
+    put_many(node, "big", 1000)
+    put(node, "small", "k", "1")
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.1)
+        assert len(relay._held.rows) <= 150
+
+    until(lambda: sent(broker, "small") == ["1"], step, rounds=40)
+
+
+def test_a10_a_dead_topic_is_tried_less_and_less_often_and_goes_on_in_key_order(
+    node: Node, broker: MemoryBroker
+) -> None:
+    tries: list[float] = []
+
+    def reject(topic: str, key: str, value: bytes | None) -> SendError:
+        tries.append(node.clock.monotonic())
+        return NO_TOPIC
+
+    broker.reject = reject
+    for n in range(60):
+        put(node, "dead", f"k{n % 6}", str(n))
+    relay = node.new_relay(window=8)
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.25)
+
+    for _ in range(4 * 300):
+        step()
+    times = list(dict.fromkeys(tries))
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[0] >= RETRY_BLOCKED
+    assert max(pauses) >= RETRY_BLOCKED_MOST
+    assert len(times) < 12
+    assert node.count("outbox_block") == 1
+    broker.reject = None
+    until(lambda: node.count("outbox") == 0, step)
+    for k in range(6):
+        assert sent(broker, "dead", f"k{k}") == [str(n) for n in range(k, 60, 6)]
+    assert node.count("outbox_block") == 0
+
+
+def test_i14_a_topic_with_many_refused_keys_is_held_back_as_a_whole(node: Node, broker: MemoryBroker) -> None:
+    broker.reject = lambda topic, key, value: TOO_LARGE if value == b"x" else None
+    put_many(node, "bad", 3 * MOST_LANES)
+    put(node, "alive", "k", "1")
+    relay = node.new_relay()
+    until(lambda: sent(broker, "alive") == ["1"] and node.count("outbox_block") == 1, relay.step, rounds=30)
+    (record,) = node.rows(node.store.tables.outbox_block)
+    assert "as a whole" in record.error
+    broker.reject = None
+    node.clock.sleep(RETRY_BLOCKED + 1)
+    until(lambda: node.count("outbox") == 0, relay.step)
+    assert node.count("outbox_block") == 0
+
+
+def test_i14_the_window_is_bounded_in_bytes(node: Node, broker: MemoryBroker) -> None:
+    fetched: list[int] = []
+
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        rows = real(*args)
+        fetched.append(sum(len(row.payload or b"") for row in rows))
+        return rows
+
+    queue = Queue(node, fetch=fetch)
+    relay = Relay(queue, broker.producer, node.clock, poll_interval=0.001, window_bytes=10_000)
+    put_many(node, "t", 100, body=b"x" * 1000, keys=7)
+    put(node, "t", "k", "y" * 50_000)
+    put(node, "t", "k", "z")
+    until(lambda: node.count("outbox") == 0, relay.step)
+    assert sent(broker, "t", "k") == ["y" * 50_000, "z"]
+    assert sorted(fetched)[-2] <= 15_000 + 1000
+    assert len(sent(broker, "t")) == 102
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_i04_key_order_survives_topics_that_die_and_come_back(node: Node, broker: MemoryBroker, seed: int) -> None:
+    random = Random(seed)
+    errors = [NO_TOPIC, TOO_LARGE, SendError("timed out", permanent=False)]
+    broker.reject = lambda topic, key, value: random.choice(errors) if random.random() < 0.2 else None
+    relay = Relay(node.store.relay_queue(), lambda: Slow(broker, random), node.clock, poll_interval=0.001, window=16)
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(random.random() * 4)
+
+    for n in range(120):
+        put(node, f"t{n % 2}", f"k{n % 6}", str(n))
+        for _ in range(random.randrange(3)):
+            step()
+    until(lambda: node.count("outbox") == 0, step, rounds=5000)
+    for k in range(6):
+        assert list(dict.fromkeys(sent(broker, f"t{k % 2}", f"k{k}"))) == [str(n) for n in range(k, 120, 6)]
+    until(lambda: node.count("outbox_block") == 0, step)
 
 
 def test_a08_a_lower_position_committed_late_is_still_published(node: Node, broker: MemoryBroker) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 from uuid import UUID
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import OutboxRow
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.testing.memory.locks import Waiting
 from kafkasaga.testing.memory.tables import Tables
 
@@ -53,12 +54,16 @@ class MemoryRelayQueue:
             self._outbound.holder, self._seen, self._was_held = self, now, True
             return True
 
-    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
+    def fetch(
+        self, after: int, limit: int, upto: int | None = None, size: int | None = None, skip: Skip = SKIP_NOTHING
+    ) -> list[OutboxRow]:
         with self._waiting.guard:
             self._still_mine()
             rows = self._tables.outbox
             found = sorted(position for position in rows if position > after and (upto is None or position <= upto))
-            return [rows[position] for position in found[:limit]]
+            wanted = [rows[position] for position in found if rows[position] not in skip][:limit]
+            before = accumulate((row.size for row in wanted), initial=0)
+            return [row for row, sum_before in zip(wanted, before, strict=False) if size is None or sum_before < size]
 
     def last(self) -> int:
         with self._waiting.guard:
@@ -73,10 +78,10 @@ class MemoryRelayQueue:
                 if stored is not None and stored.message_id == row.message_id:
                     del self._tables.outbox[row.position]
 
-    def block(self, row: OutboxRow, error: str) -> None:
+    def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         with self._waiting.guard:
             self._still_mine()
-            self._tables.blocked[row.message_id] = error
+            self._tables.blocked |= {row.message_id: error for row, error in rows}
 
     def unblock(self, rows: Sequence[OutboxRow]) -> None:
         with self._waiting.guard:

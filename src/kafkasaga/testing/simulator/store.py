@@ -15,6 +15,7 @@ from uuid import UUID
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import (
+    SKIP_NOTHING,
     BarrierEntry,
     BarrierKey,
     InboxKey,
@@ -25,6 +26,7 @@ from kafkasaga.ports import (
     Progress,
     RelayQueue,
     SagaChange,
+    Skip,
     Store,
     TopicPartition,
     UnitOfWork,
@@ -177,6 +179,10 @@ class WorldUnitOfWork:
         self._inner.advance(group, positions)
         self._done.offsets |= positions
 
+    def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        self._done.wrote = True
+        self._inner.rewind(group, positions)
+
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
         self._pass("lanes")
         return self._inner.parked_lanes(lanes)
@@ -240,9 +246,11 @@ class WorldRelayQueue:
         self._answers()
         return self._inner.acquire()
 
-    def fetch(self, after: int, limit: int, upto: int | None = None) -> list[OutboxRow]:
+    def fetch(
+        self, after: int, limit: int, upto: int | None = None, size: int | None = None, skip: Skip = SKIP_NOTHING
+    ) -> list[OutboxRow]:
         self._answers()
-        rows = self._inner.fetch(after, limit, upto)
+        rows = self._inner.fetch(after, limit, upto, size, skip)
         if rows:
             self._process.point("after outbox read")
         return rows
@@ -258,9 +266,9 @@ class WorldRelayQueue:
         self._world.change(progress=True)
         self._process.point("after outbox delete")
 
-    def block(self, row: OutboxRow, error: str) -> None:
+    def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         self._answers()
-        self._inner.block(row, error)
+        self._inner.block(rows)
 
     def unblock(self, rows: Sequence[OutboxRow]) -> None:
         self._answers()

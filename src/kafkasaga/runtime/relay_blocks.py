@@ -1,0 +1,136 @@
+"""What the relay holds back because Kafka refused it, for how long, and what ``outbox_block`` says of it.
+
+A failure of one message holds back its lane; a failure of its topic holds back the whole topic, with one back-off and
+one record (the first row that failed) however many keys the topic has. When the time is over, the topic or lane is on
+trial: read again from its first row. An acknowledgement ends the block, another failure doubles the time.
+
+Bounded (I14): a topic for each topic, and ``MOST_LANES`` lanes. With more, the topic that has the most of them is held
+back as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from kafkasaga.ports import OutboxRow, RelayQueue, SendError
+
+log = structlog.get_logger("kafkasaga.relay")
+
+Lane = tuple[str, str]
+
+RETRY_BLOCKED: Final = 5.0
+"""Seconds until a row that could not be delivered is tried again: its topic may exist by then. Doubled each time."""
+RETRY_BLOCKED_MOST: Final = 60.0
+"""Seconds between attempts in the end."""
+MOST_LANES: Final = 200
+"""Lanes held back one by one; each makes the statement that reads the outbox longer."""
+
+
+@dataclass(slots=True)
+class _Block:
+    row: OutboxRow
+    until: float
+    delay: float
+    swept: bool = False
+    """On trial since before a sweep that is complete."""
+
+
+class Blocks:
+    """The topics and lanes that are held back or on trial."""
+
+    def __init__(self, recorded: Iterable[UUID]) -> None:
+        self._topics: dict[str, _Block] = {}
+        self._lanes: dict[Lane, _Block] = {}
+        self._recorded: set[UUID] = set(recorded)
+        self._to_record: dict[UUID, tuple[OutboxRow, str]] = {}
+        self._mended: dict[UUID, OutboxRow] = {}
+
+    def held_back(self, now: float) -> tuple[set[str], set[Lane]]:
+        """The topics and the lanes that must not be read yet."""
+        topics = {topic for topic, block in self._topics.items() if block.until > now}
+        return topics, {lane for lane, block in self._lanes.items() if block.until > now and lane[0] not in topics}
+
+    def block(self, row: OutboxRow, error: SendError, now: float) -> str | None:
+        """A row was refused; returns the topic that is held back as a whole from now on, if one is."""
+        if error.scope == "topic":
+            return row.topic if self._block_topic(row, error.reason, now, permanent=error.permanent) else None
+        if (whole := self._topics.get(row.topic)) is not None and whole.until > now:
+            return None  # it was under way when its topic was held back
+        lane = (row.topic, row.key)
+        self._lanes[lane] = _renewed(self._lanes.get(lane), row, now)
+        if error.permanent and row.message_id not in self._recorded:
+            self._record(row, error.reason, "message cannot be delivered; later ones of its key wait behind it")
+        return self._hold_largest(error.reason, now) if len(self._lanes) > MOST_LANES else None
+
+    def acknowledged(self, row: OutboxRow, now: float) -> None:
+        """A row arrived: what was on trial has passed. It proves nothing if it was under way when its topic failed."""
+        if self._recorded or self._to_record:
+            self._mend(row)
+        if self._topics and (block := self._topics.get(row.topic)) is not None and block.until <= now:
+            del self._topics[row.topic]
+            self._mend(block.row)
+        if self._lanes and (block := self._lanes.pop((row.topic, row.key), None)) is not None:
+            self._mend(block.row)
+
+    def forget_absent(self, present: Callable[[Lane], bool], now: float) -> None:
+        """After a complete sweep: a lane on trial of which no row is left needs none (a person deleted them)."""
+        for lane, block in list(self._lanes.items()):
+            if block.until <= now and block.swept and not present(lane):
+                del self._lanes[lane]
+                self._mend(block.row)
+            else:
+                block.swept = block.until <= now
+
+    def write(self, queue: RelayQueue) -> None:
+        """Bring ``outbox_block`` up to date: at most two statements, and none if nothing has changed."""
+        if self._to_record:
+            queue.block(list(self._to_record.values()))
+            self._recorded |= self._to_record.keys()
+            self._to_record = {}
+        if self._mended:
+            queue.unblock(list(self._mended.values()))
+            self._recorded -= self._mended.keys()
+            self._mended = {}
+
+    def _block_topic(self, row: OutboxRow, reason: str, now: float, *, permanent: bool) -> bool:
+        known = self._topics.get(row.topic)
+        if known is not None and known.until > now:
+            return False  # one of the many that were under way together
+        if known is not None and known.row.message_id != row.message_id:
+            self._mend(known.row)
+        self._topics[row.topic] = _renewed(known, row, now)
+        if permanent and row.message_id not in self._recorded:
+            self._record(row, reason, "topic takes no messages; those for it wait")
+        return True
+
+    def _hold_largest(self, reason: str, now: float) -> str:
+        """Hold back the topic with the most refused lanes as a whole, instead of each of them; returns it."""
+        ((topic, count),) = Counter(topic for topic, _ in self._lanes).most_common(1)
+        blocks = [self._lanes.pop(lane) for lane in list(self._lanes) if lane[0] == topic]
+        for block in blocks:
+            self._mend(block.row)
+        first = min((block.row for block in blocks), key=lambda row: row.position)
+        why = f"{topic}: held back as a whole, for {count} keys wait behind refused messages; the last: {reason}"
+        self._block_topic(first, why, now, permanent=True)
+        return topic
+
+    def _record(self, row: OutboxRow, reason: str, event: str) -> None:
+        self._mended.pop(row.message_id, None)
+        self._to_record[row.message_id] = (row, reason)
+        log.error(event, topic=row.topic, key=row.key, message_id=str(row.message_id), error=reason)
+
+    def _mend(self, row: OutboxRow) -> None:
+        self._to_record.pop(row.message_id, None)
+        if row.message_id in self._recorded:
+            self._mended[row.message_id] = row
+
+
+def _renewed(known: _Block | None, row: OutboxRow, now: float) -> _Block:
+    delay = RETRY_BLOCKED if known is None else min(2 * known.delay, RETRY_BLOCKED_MOST)
+    return _Block(row, now + delay, delay)
