@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.process import Guard
+
 ROOT = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 30.0
 LOG_TAIL = 25
@@ -35,6 +37,7 @@ class Worker:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        Guard.get().tell("watch", self.pid)  # it must not outlive this program, however that ends
 
     @property
     def pid(self) -> int:
@@ -52,6 +55,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        Guard.get().tell("forget", self.pid)
         self._file.close()
 
     def _tail(self) -> str:
