@@ -1,4 +1,4 @@
-"""A batch of records is one transaction (design section 7), and what happens when one of its messages fails.
+"""A batch of records is one transaction, and what happens when one of its messages fails.
 
 ``BatchRunner.process`` commits every record that it is given, one way or another:
 

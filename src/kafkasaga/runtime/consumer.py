@@ -85,6 +85,7 @@ class ConsumerLoop:
         self._lost.clear()
         while records and not self._stopping.is_set():
             try:
+                self._begin_anew(records)
                 positions = self._suspects.process(records)
             except (EnvironmentUnavailable, SerializationConflict) as error:
                 if not away:
@@ -102,6 +103,17 @@ class ConsumerLoop:
         if away:
             log.info("consuming goes on")
             self._consumer.resume()
+
+    def _begin_anew(self, records: Sequence[Record]) -> None:
+        """A partition whose records come before what was read was made anew: its offsets count from there again."""
+        first: dict[TopicPartition, int] = {}
+        for record in records:
+            first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
+        back = {place: offset for place, offset in first.items() if offset < self._read.get(place, 0)}
+        if back:
+            with self._store.begin() as uow:
+                uow.rewind(self._group, back)
+            self._read |= back
 
     def _pass_markers(self) -> None:
         """Remember how far was read where what comes last is not a record (a transaction's marker).

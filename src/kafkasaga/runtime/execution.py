@@ -12,7 +12,7 @@ from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
 from kafkasaga.runtime.watchdog import Watchdog
-from kafkasaga.stores import is_conflict
+from kafkasaga.stores import Published, meant_for_us
 
 
 class TaskFailed(Exception):
@@ -37,23 +37,31 @@ class Execution:
         Raises:
             TaskFailed: if one raised; the transaction is to be rolled back.
             SerializationConflict: if one met another transaction.
+            DatabaseUnavailable: if one lost the database.
         """
         unmatched: list[tuple[Task, Unmatched]] = []
-        handlers = HandlerTurn(uow, self._sender, [t for t in tasks if isinstance(t.route, HandlerRoute)])
-        sagas = SagaTurn(uow, self._sender, self._definitions, [t for t in tasks if isinstance(t.route, SagaRoute)])
-        outgoing: list[Envelope] = []
+        published, outgoing = Published(self._sender.place), list[Envelope]()
+        of_handlers = [task for task in tasks if isinstance(task.route, HandlerRoute)]
+        of_sagas = [task for task in tasks if isinstance(task.route, SagaRoute)]
+        handlers = HandlerTurn(uow, self._sender, of_handlers, published)
+        sagas = SagaTurn(uow, self._sender, self._definitions, of_sagas, published)
+        taken: set[int] = set()
+        """Records that some saga took, by their ids in memory."""
         for task in tasks:
             turn = handlers if isinstance(task.route, HandlerRoute) else sagas
             self._began(task)
             try:
                 outgoing += turn.handle(task)
+                if turn is sagas:
+                    taken.add(id(task.record))
             except Unmatched as error:
                 unmatched.append((task, error))
             except (EnvironmentUnavailable, SerializationConflict):
                 raise
             except Exception as error:
-                if is_conflict(error):  # the handler's own statement met another transaction
-                    raise SerializationConflict(str(error)) from error
+                ours = meant_for_us(error)  # the handler's own statement met another transaction, or no database
+                if ours is not None:
+                    raise ours from error
                 raise TaskFailed(task, error) from error
             finally:
                 self._ended()
@@ -61,8 +69,9 @@ class Execution:
         handlers.settle()
         sagas.save()
         if outgoing:
-            uow.add_outbox(outgoing)
-        return unmatched
+            uow.add_outbox(published.kept(outgoing))
+        # A reply without headers is offered to every saga that knows its type; one of them is enough.
+        return [(task, error) for task, error in unmatched if id(task.record) not in taken]
 
 
 def _unwatched(_: Task) -> None:

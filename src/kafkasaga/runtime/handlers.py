@@ -7,14 +7,13 @@ message.
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message
-from kafkasaga.stores import is_session_type
+from kafkasaga.stores import is_async_session_type, is_session_type
 
 WhenDead = Literal["block", "go-on"]
 Reply = Message | Sequence[Message] | None
@@ -42,9 +41,14 @@ class Handler:
         """Run it; returns the messages that it answered."""
         extra = {} if self.session_parameter is None else {self.session_parameter: session()}
         answer = self.function(message, **extra)
-        if answer is None:
-            return ()
-        return (answer,) if isinstance(answer, Message) else tuple(answer)
+        messages = () if answer is None else (answer,) if isinstance(answer, Message) else tuple(answer)
+        for returned in messages:
+            if not isinstance(returned, self.replies):
+                raise TypeError(
+                    f"handler {self.name} returned a {type(returned).__name__}, which its annotation does not name; "
+                    "kafkasaga checks topics by annotations"
+                )
+        return messages
 
 
 def describe(function: Callable[..., Any]) -> str:
@@ -97,6 +101,11 @@ def _session_parameter(parameters: Sequence[inspect.Parameter], hints: dict[str,
     for parameter in parameters:
         if is_session_type(hints.get(parameter.name)):
             found = parameter.name
+        elif is_async_session_type(hints.get(parameter.name)):
+            raise DefinitionError(
+                f"{where}: parameter {parameter.name!r} is an AsyncSession; handlers run in a plain transaction: "
+                "annotate it with sqlalchemy.orm.Session"
+            )
         elif parameter.default is inspect.Parameter.empty and parameter.kind not in (
             inspect.Parameter.VAR_POSITIONAL,
             inspect.Parameter.VAR_KEYWORD,
@@ -111,17 +120,30 @@ def _session_parameter(parameters: Sequence[inspect.Parameter], hints: dict[str,
 def _replies(hints: dict[str, Any], where: str) -> tuple[type[Message], ...]:
     if "return" not in hints:
         raise DefinitionError(f"{where}: say what it returns: -> SomeReply, -> Accepted | Refused, or -> None")
-    found = tuple(_messages_in(hints["return"]))
-    if abstract := [type.__name__ for type in found if type.__contract__ is None and type is not Message]:
+    parts = tuple(_parts(hints["return"]))
+    if strange := [_shown(part) for part in parts if not _is_message(part)]:
+        raise DefinitionError(f"{where} returns {', '.join(strange)}; a handler returns messages, or None")
+    found: tuple[type[Message], ...] = parts
+    if abstract := [type.__name__ for type in found if type.__contract__ is None]:
         raise DefinitionError(
             f"{where} returns {', '.join(abstract)}, which has no topic=; return a message that travels"
         )
-    return tuple(type for type in found if type.__contract__ is not None)
+    return found
 
 
-def _messages_in(hint: Any) -> Iterator[type[Message]]:
-    if isinstance(hint, type) and not get_args(hint) and issubclass(hint, Message):
+def _parts(hint: Any) -> Iterator[Any]:
+    """What an annotation is made of, without None and the sequences around it."""
+    inner = get_args(hint)
+    if inner:
+        for part in inner:
+            yield from _parts(part)
+    elif hint not in (None, type(None), Ellipsis):
         yield hint
-    elif get_origin(hint) in (Union, types.UnionType, tuple, list) or get_args(hint):
-        for argument in get_args(hint):
-            yield from _messages_in(argument)
+
+
+def _is_message(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Message)
+
+
+def _shown(hint: Any) -> str:
+    return getattr(hint, "__name__", repr(hint))

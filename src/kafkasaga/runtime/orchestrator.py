@@ -23,7 +23,7 @@ from kafkasaga.runtime.routing import SagaRoute, Task
 from kafkasaga.saga.definition import Definition
 from kafkasaga.saga.instance import Instance, saga_id
 from kafkasaga.saga.machine import Arrived, Input, RunLocal, Send, Start, Woken, decide, run_local
-from kafkasaga.stores import CONTEXT, PublishContext
+from kafkasaga.stores import CONTEXT, PublishContext, Published
 
 log = structlog.get_logger("kafkasaga.orchestrator")
 
@@ -47,8 +47,16 @@ class _Changing:
 class SagaTurn:
     """The sagas of one batch, in one transaction."""
 
-    def __init__(self, uow: UnitOfWork, sender: Sender, definitions: Definitions, tasks: Iterable[Task] = ()) -> None:
+    def __init__(
+        self,
+        uow: UnitOfWork,
+        sender: Sender,
+        definitions: Definitions,
+        tasks: Iterable[Task] = (),
+        published: Published | None = None,
+    ) -> None:
         self._uow, self._sender, self._definitions = uow, sender, definitions
+        self.published = published or Published(sender.place)
         self._newest = dict(sorted(definitions))
         self._changing: dict[UUID, _Changing] = {}
         self._targets = self._find(tasks)
@@ -163,6 +171,13 @@ class SagaTurn:
     ) -> list[Envelope]:
         changing = self._changing[target]
         definition = self._definition(saga, changing.instance)
+        with structlog.contextvars.bound_contextvars(saga=saga, saga_id=str(target)):
+            return self._turns(changing, definition, input, cause, at)
+
+    def _turns(
+        self, changing: _Changing, definition: Definition, input: Input, cause: Task | None, at: datetime | None
+    ) -> list[Envelope]:
+        """Decide, and decide again with what each local step leaves behind."""
         trace = None if cause is None else cause.attributes.traceparent
         envelopes: list[Envelope] = []
         inputs: list[Input] = [input]
@@ -181,7 +196,11 @@ class SagaTurn:
                         )
                     case RunLocal():
                         session = self._local_session(decision.instance, effect, trace, now)
-                        inputs.append(run_local(definition, decision.instance, effect, session))
+                        try:
+                            inputs.append(run_local(definition, decision.instance, effect, session))
+                        finally:
+                            del session.info[CONTEXT]
+                        envelopes += self.published.take()
         return envelopes
 
     def _local_session(self, instance: Instance, effect: RunLocal, trace: str | None, now: datetime) -> Any:
@@ -193,7 +212,7 @@ class SagaTurn:
             return uuid5(instance.id, f"{place}/{next(numbers)}")
 
         session = self._uow.session
-        session.info[CONTEXT] = PublishContext(self._sender.source, next_id, trace, now)
+        session.info[CONTEXT] = PublishContext(self._sender.source, next_id, trace, now, self.published)
         return session
 
     def _definition(self, saga: str, instance: Instance | None) -> Definition:

@@ -16,6 +16,8 @@ class Sender:
     source: str
     codec: Codec
     clock: Clock
+    place: tuple[str | None, str] = (None, "")
+    """The schema and the prefix of its outbox."""
 
     def envelope(
         self, message: Message, id: UUID, *, saga: SagaContext | None = None, traceparent: str | None = None

@@ -70,7 +70,7 @@ class Parking:
 
     def _park(self, task: Task, error: str, status: ParkedStatus, attempts: int, now: datetime) -> Parked:
         tell = log.error if attempts or status is ParkedStatus.DEAD else log.info
-        tell("message parked", **log_fields(task), error=error.splitlines()[-1], status=status.value)
+        tell("message parked", **log_fields(task), error=in_short(error), status=status.value)
         return Parked(
             consumer=task.consumer,
             record=task.record,
@@ -102,6 +102,14 @@ def asked(task: Task) -> BarrierKey | None:
 def described(error: Exception) -> str:
     """The error as an operator wants to read it: with its traceback, the last line saying what it was."""
     return "".join(traceback.format_exception(error)).strip()
+
+
+def in_short(described: str) -> str:
+    """The line of a described error that says what it was. SQLAlchemy ends its texts with a link, which does not."""
+    lines = [
+        line for line in described.splitlines() if not line.startswith(("(Background on", "[SQL:", "[parameters:"))
+    ]
+    return lines[-1] if lines else described
 
 
 def log_fields(task: Task) -> dict[str, object]:

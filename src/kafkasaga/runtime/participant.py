@@ -36,7 +36,7 @@ from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome, UnitOfWork
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.runtime.outgoing import Sender, derived_id, reply_context
 from kafkasaga.runtime.routing import HandlerRoute, Task
-from kafkasaga.stores import CONTEXT, PublishContext
+from kafkasaga.stores import CONTEXT, PublishContext, Published
 
 log = structlog.get_logger("kafkasaga.consumer")
 
@@ -44,9 +44,11 @@ log = structlog.get_logger("kafkasaga.consumer")
 class HandlerTurn:
     """The handlers of one batch, in one transaction."""
 
-    def __init__(self, uow: UnitOfWork, sender: Sender, tasks: Iterable[Task]) -> None:
-        self._uow, self._sender = uow, sender
-        keys = {key for task in tasks for key in _keys(task)}
+    def __init__(
+        self, uow: UnitOfWork, sender: Sender, tasks: Iterable[Task], published: Published | None = None
+    ) -> None:
+        self._uow, self._sender, self._published = uow, sender, published or Published(sender.place)
+        keys = self._claimed = {key for task in tasks for key in _keys(task)}
         self._known: dict[BarrierKey, BarrierEntry] = uow.claim_barrier(keys) if keys else {}
         self._settled: dict[BarrierKey, BarrierEntry] = {}
 
@@ -65,26 +67,32 @@ class HandlerTurn:
             return self._answer_again(task, known)
         if context.operation is Operation.COMPENSATION and self._nothing_to_undo(context):
             return self._answer_empty(task, task.route.handler, key)
-        envelopes = self._run(task, task.route.handler)
-        first = envelopes[0] if envelopes else None
-        self._settle(
-            key,
-            BarrierEntry(Outcome.DONE)
-            if first is None
-            else BarrierEntry(Outcome.DONE, first.topic, first.type, first.payload),
-        )
-        return envelopes
+        published, answers = self._call(task, task.route.handler)
+        self._settle(key, _done(answers[0]) if answers else BarrierEntry(Outcome.DONE))
+        return published + answers
 
     def settle(self) -> None:
         """Write what became of the claimed rows."""
+        for key in self._claimed - self._known.keys() - self._settled.keys():
+            # A compensation that was repeated after its action's row was forgotten: the action will never run.
+            assert key.operation is Operation.ACTION, key
+            self._settle(key, BarrierEntry(Outcome.SUPERSEDED))
         if self._settled:
             self._uow.settle_barrier(self._settled)
 
     def _run(self, task: Task, handler: Handler) -> list[Envelope]:
-        """Call the handler. The first message that it returns is the reply; others are events of their own."""
+        published, answers = self._call(task, handler)
+        return published + answers
+
+    def _call(self, task: Task, handler: Handler) -> tuple[list[Envelope], list[Envelope]]:
+        """Call the handler: what it published, and what it returned.
+
+        The first message that it returns is the reply; others are events of their own.
+        """
         assert task.message is not None
         cause, context = task.attributes, _guarding(task)
         numbers = count()
+        opened: list[Any] = []
 
         def next_id() -> UUID:
             return derived_id(cause, task.consumer, next(numbers))
@@ -92,18 +100,23 @@ class HandlerTurn:
         def session() -> Any:
             session = self._uow.session
             session.info[CONTEXT] = PublishContext(
-                self._sender.source, next_id, cause.traceparent, self._sender.clock.now()
+                self._sender.source, next_id, cause.traceparent, self._sender.clock.now(), self._published
             )
+            opened.append(session)
             return session
 
-        with structlog.contextvars.bound_contextvars(**_log_fields(task)):
-            messages = handler.call(task.message, session)
-        envelopes: list[Envelope] = []
+        try:
+            with structlog.contextvars.bound_contextvars(**_log_fields(task)):
+                messages = handler.call(task.message, session)
+        finally:
+            for one in opened:
+                del one.info[CONTEXT]
+        answers: list[Envelope] = []
         for position, message in enumerate(messages):
             replies = position == 0 and context is not None
             saga = reply_context(context, cause.id) if replies and context is not None else None
-            envelopes.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
-        return envelopes
+            answers.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
+        return self._published.take(), answers
 
     def _entry(self, key: BarrierKey) -> BarrierEntry | None:
         return self._settled.get(key) or self._known.get(key)
@@ -143,7 +156,8 @@ class HandlerTurn:
         assert context is not None
         if entry.reply_topic is None or entry.reply_type is None:
             return []
-        key = (task.record.key or b"").decode("utf-8", "replace")
+        log.info("answered by the barrier", mark=mark.value, **_log_fields(task))
+        key = entry.reply_key if entry.reply_key is not None else (task.record.key or b"").decode("utf-8", "replace")
         identity = derived_id(cause, task.consumer, 0)
         saga = reply_context(context, cause.id, mark)
         body = entry.reply_body
@@ -153,9 +167,14 @@ class HandlerTurn:
 def _guarding(task: Task) -> SagaContext | None:
     """The saga context that the barrier checks this task by; None for a message that no saga sent as a command."""
     route, context = task.route, task.attributes.saga
-    if not isinstance(route, HandlerRoute) or not route.guarded or context is None or context.command_id is not None:
+    if not isinstance(route, HandlerRoute) or not route.guarded or context is None:
         return None
-    return context
+    is_answer = context.command_id is not None or context.mark is not None
+    return None if is_answer else context
+
+
+def _done(reply: Envelope) -> BarrierEntry:
+    return BarrierEntry(Outcome.DONE, reply.topic, reply.type, reply.payload, reply.key)
 
 
 def _keys(task: Task) -> Sequence[BarrierKey]:

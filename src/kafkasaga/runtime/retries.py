@@ -8,16 +8,26 @@ lets go.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 import structlog
 
-from kafkasaga.errors import EnvironmentUnavailable
+from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.ports import Parked, ParkedStatus, Store, UnitOfWork
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.outgoing import Sender
-from kafkasaga.runtime.parking import DEATHS, UNMATCHED, Parking, ProcessEnded, described, log_fields, when_dead
+from kafkasaga.runtime.parking import (
+    DEATHS,
+    UNMATCHED,
+    Parking,
+    ProcessEnded,
+    described,
+    in_short,
+    log_fields,
+    when_dead,
+)
 from kafkasaga.runtime.routing import Router, Task
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -68,11 +78,21 @@ class Retries:
                     raise TaskFailed(*unmatched[0])
                 uow.unpark(parked.id)
         except EnvironmentUnavailable:
+            self._take_back(parked)
             raise
+        except SerializationConflict:
+            self._take_back(parked)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is kept with its message
             self._failed(parked, task, error.cause if isinstance(error, TaskFailed) else error)
         else:
             log.info("parked message handled", **log_fields(task), attempts=parked.attempts)
+
+    def _take_back(self, parked: Parked) -> None:
+        """The database was away, or in conflict: that says nothing about the message, so the attempt does not count."""
+        with suppress(EnvironmentUnavailable, SerializationConflict), self._store.begin() as uow:
+            if uow.lock_parked(parked.id, parked.attempts):
+                before = replace(parked, attempts=parked.attempts - 1, deaths=0)
+                self._write(uow, before, parked.error, ParkedStatus.WAITING)
 
     def _failed(self, parked: Parked, task: Task, error: Exception) -> None:
         """A parked message failed again: later, or never, if no attempt is left."""
@@ -99,7 +119,7 @@ class Retries:
             **log_fields(task),
             attempts=parked.attempts,
             status=status.value,
-            error=error.splitlines()[-1],
+            error=in_short(error),
         )
 
     def _write(self, uow: UnitOfWork, parked: Parked, error: str, status: ParkedStatus) -> None:

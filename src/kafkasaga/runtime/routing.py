@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
 from kafkasaga.messages import Attributes, Codec, Message, Record, Registry, read_attributes
-from kafkasaga.ports import InboxKey, ParkedKey
+from kafkasaga.ports import LONGEST_LANE, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
 
@@ -59,7 +59,8 @@ class Task:
     @property
     def lane(self) -> ParkedKey | None:
         """Its lane of order; a record without a key has none."""
-        return None if self.record.key is None else ParkedKey(self.consumer, self.record.topic, self.record.key)
+        key = self.record.key
+        return None if key is None else ParkedKey(self.consumer, self.record.topic, key[:LONGEST_LANE])
 
 
 def saga_consumer(saga: str) -> str:

@@ -204,7 +204,7 @@ class Runner:
 
     def _build(self, role: Role, store: SqlStore) -> _Loop:
         service, settings = self._service, self._settings
-        sender = Sender(service.name, service.codec, SystemClock())
+        sender = Sender(service.name, service.codec, SystemClock(), service.outbox.place)
         batches = BatchRunner(
             service.name, store, service.router(), service.definitions, sender, service.parking, self._watchdog
         )

@@ -5,6 +5,7 @@ A service is a value until it runs: registering handlers opens nothing, so impor
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from kafkasaga.clock import SystemClock
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Codec, JsonCodec, Message, SagaState, contract_of
 from kafkasaga.runtime.handlers import Handler, WhenDead, inspect_handler
+from kafkasaga.runtime.logs import configure_logging
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.routing import Router, definitions_by_version
@@ -75,10 +77,14 @@ class Service:
         self.codec: Codec = codec or JsonCodec()
         self.outbox = outbox or Outbox()
         self.outbox.source = self.outbox.source or name
+        if self.outbox.codec is None:
+            self.outbox.codec = self.codec
+        elif codec is not None and self.outbox.codec is not codec:
+            raise DefinitionError(f"service {name!r} and its outbox have different codecs; give it to one of them")
         self.sagas = tuple(sagas)
         self._handlers: list[Handler] = []
         self.definitions: Mapping[tuple[str, int], Definition] = definitions_by_version(s.definition for s in sagas)
-        self._sender = Sender(name, self.codec, SystemClock())
+        self._sender = Sender(name, self.codec, SystemClock(), self.outbox.place)
 
     @overload
     def handler(self, function: F, /) -> F: ...
@@ -140,7 +146,7 @@ class Service:
         saga_id, envelopes = turn.start(definition, key, state, incarnation)
         uow.flush()
         turn.save()
-        uow.add_outbox(envelopes)
+        uow.add_outbox(turn.published.kept(envelopes))
         return saga_id
 
     def router(self) -> Router:
@@ -162,10 +168,15 @@ class Service:
     def run(self, settings: Settings | None = None, *, roles: Sequence[Role] = ROLES) -> None:
         """Run until SIGTERM or SIGINT, then finish what has begun and return.
 
+        Logging is set up as the settings say, unless the program has done so.
+
         Raises:
             ConfigurationError: if settings, tables or topics are not as they must be; the text names the remedy.
         """
-        Runner(self, settings or Settings.load(), roles).run()
+        settings = settings or Settings.load()
+        if not logging.getLogger().handlers:
+            configure_logging(settings.log_format, settings.log_level)
+        Runner(self, settings, roles).run()
 
     @contextmanager
     def running(

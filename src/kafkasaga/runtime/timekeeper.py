@@ -189,7 +189,7 @@ class Timekeeper:
             uow.flush()
             turn.save()
             if outgoing:
-                uow.add_outbox(outgoing)
+                uow.add_outbox(turn.published.kept(outgoing))
 
 
 def _due_steps(instance: Instance, now: datetime) -> Due:

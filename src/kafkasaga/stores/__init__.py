@@ -5,9 +5,9 @@ The only package that knows SQLAlchemy. ``schema`` says what there is, ``bulk`` 
 """
 
 from kafkasaga.stores.acts import Act, Action
-from kafkasaga.stores.failures import is_conflict
+from kafkasaga.stores.failures import meant_for_us
 from kafkasaga.stores.idempotent import Idempotent, Received, idempotent
-from kafkasaga.stores.outbox import CONTEXT, Outbox, PublishContext
+from kafkasaga.stores.outbox import CONTEXT, Outbox, PublishContext, Published
 from kafkasaga.stores.queries import Blocked, Counts, Queries
 from kafkasaga.stores.schema import Tables, include_object
 from kafkasaga.stores.sessions import Session, is_async_session_type, is_session_type
@@ -22,6 +22,7 @@ __all__ = [
     "Idempotent",
     "Outbox",
     "PublishContext",
+    "Published",
     "Queries",
     "Received",
     "Session",
@@ -32,6 +33,6 @@ __all__ = [
     "idempotent",
     "include_object",
     "is_async_session_type",
-    "is_conflict",
     "is_session_type",
+    "meant_for_us",
 ]

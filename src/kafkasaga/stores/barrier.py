@@ -12,7 +12,7 @@ from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome
 from kafkasaga.stores.bulk import Sql, types
 
 _KEY = ("saga_id", "step_path", "generation", "op")
-_ENTRY = ("outcome", "reply_topic", "reply_type", "reply_body")
+_ENTRY = ("outcome", "reply_topic", "reply_type", "reply_body", "reply_key")
 
 
 class Barrier:
@@ -30,15 +30,15 @@ class Barrier:
             returns=key,
         )
         self._read = sql.bulk(
-            """SELECT t.saga_id, t.step_path, t.generation, t.op, t.outcome, t.reply_topic, t.reply_type, t.reply_body
-            FROM r JOIN {barrier} AS t
+            """SELECT t.saga_id, t.step_path, t.generation, t.op,
+            t.outcome, t.reply_topic, t.reply_type, t.reply_body, t.reply_key FROM r JOIN {barrier} AS t
             ON t.saga_id = r.saga_id AND t.step_path = r.step_path AND t.generation = r.generation AND t.op = r.op""",
             key,
             returns=both,
         )
         self._settle = sql.bulk(
             """UPDATE {barrier} AS t SET outcome = r.outcome, reply_topic = r.reply_topic,
-            reply_type = r.reply_type, reply_body = r.reply_body FROM r
+            reply_type = r.reply_type, reply_body = r.reply_body, reply_key = r.reply_key FROM r
             WHERE t.saga_id = r.saga_id AND t.step_path = r.step_path
             AND t.generation = r.generation AND t.op = r.op""",
             both,
@@ -60,8 +60,8 @@ class Barrier:
         self._settle.count(
             connection,
             [
-                (*key, entry.outcome.value, entry.reply_topic, entry.reply_type, entry.reply_body)
-                for key, entry in sorted(entries.items(), key=lambda item: item[0])
+                (*key, e.outcome.value, e.reply_topic, e.reply_type, e.reply_body, e.reply_key)
+                for key, e in sorted(entries.items(), key=lambda item: item[0])
             ],
         )
 
@@ -72,7 +72,7 @@ def _key(row: tuple[Any, ...]) -> BarrierKey:
 
 
 def _entry(key: BarrierKey, row: tuple[Any, ...]) -> BarrierEntry:
-    outcome, topic, type, body = row
+    outcome, topic, type, body, reply_key = row
     if outcome is None:
         raise RuntimeError(f"{key} was claimed and not settled in its transaction")
-    return BarrierEntry(Outcome(outcome), topic, type, body)
+    return BarrierEntry(Outcome(outcome), topic, type, body, reply_key)

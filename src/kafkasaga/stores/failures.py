@@ -71,9 +71,10 @@ def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:
     return DatabaseUnavailable if lost else None
 
 
-def is_conflict(error: BaseException) -> bool:
-    """Whether an error, perhaps of the user's own statement, is the database undoing one of two transactions."""
-    return isinstance(error, DBAPIError) and kind_of(error) is SerializationConflict
+def meant_for_us(error: BaseException) -> KafkasagaError | None:
+    """What an error of the user's own statement is to us: the database is away, or in conflict; else None."""
+    kind = kind_of(error) if isinstance(error, DBAPIError) else None
+    return None if kind is None or not isinstance(error, DBAPIError) else kind(_first_line(error))
 
 
 def _first_line(error: DBAPIError) -> str:

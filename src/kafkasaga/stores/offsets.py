@@ -16,12 +16,18 @@ class Offsets:
 
     def __init__(self, sql: Sql) -> None:
         table = sql.tables.consumer_offset
-        # The last writer wins, even with a lower offset: a topic that was made anew begins at 0 again, and reading a
-        # message twice is harmless (the inbox knows it), leaving one out is not.
+        # A member that was away can commit an old batch after its partition has moved: that must not take back what
+        # the new owner has read, or whoever waits for the end of the partition waits for ever.
         self._advance = sql.bulk(
-            """INSERT INTO {consumer_offset} (consumer, topic, "partition", "next")
+            """INSERT INTO {consumer_offset} AS t (consumer, topic, "partition", "next")
             SELECT consumer, topic, "partition", "next" FROM r WHERE true
-            ON CONFLICT (consumer, topic, "partition") DO UPDATE SET "next" = excluded."next" """,
+            ON CONFLICT (consumer, topic, "partition") DO UPDATE SET "next" = excluded."next"
+            WHERE t."next" IS NULL OR t."next" < excluded."next" """,
+            types(table, "consumer", "topic", "partition", "next"),
+        )
+        self._rewind = sql.bulk(
+            """UPDATE {consumer_offset} AS t SET "next" = r."next" FROM r
+            WHERE t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition" """,
             types(table, "consumer", "topic", "partition", "next"),
         )
         self._read = sql.bulk(
@@ -61,8 +67,12 @@ class Offsets:
         )
 
     def advance(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Remember the next offset of each partition."""
+        """Remember the next offset of each partition, unless it is further already."""
         self._advance.count(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
+
+    def rewind(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        """Go back to these offsets."""
+        self._rewind.count(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
 
     def read(
         self, connection: Connection, group: str, partitions: Collection[TopicPartition]

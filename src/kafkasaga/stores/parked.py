@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import BarrierKey, Parked, ParkedKey, ParkedStatus, TopicPartition
+from kafkasaga.ports import LONGEST_LANE, BarrierKey, Parked, ParkedKey, ParkedStatus, TopicPartition
 from kafkasaga.stores.bulk import Sql, insert, types
 
 _COLUMNS: Final = (
@@ -49,6 +49,8 @@ _COLUMNS: Final = (
     "generation",
     "op",
 )
+_REST_OF_KEY: Final = "\0key"
+"""Among the headers: what of a long key has no room in the lane's index. No header of Kafka's begins with NUL."""
 # Written out and not bound: a database does not use a partial index for a condition that is a parameter.
 _WAITING: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.WAITING.value}'")
 _DEAD_LETTER: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.DEAD_LETTER.value}'")
@@ -173,13 +175,14 @@ class ParkedMessages:
 def parked_of(row: RowMapping) -> Parked:
     """A row of the table as a value."""
     headers: dict[str, str] = json.loads(row["headers"])
+    rest = headers.pop(_REST_OF_KEY, None)
     return Parked(
         consumer=row["consumer"],
         record=Record(
             topic=row["topic"],
             partition=row["kafka_partition"],
             offset=row["kafka_offset"],
-            key=row["key"],
+            key=row["key"] if rest is None else row["key"] + rest.encode("latin-1"),
             value=row["value"],
             headers={name: value.encode("latin-1") for name, value in headers.items()},
         ),
@@ -206,10 +209,12 @@ def _row(message: Parked) -> tuple[Any, ...]:
     record = message.record
     # Latin-1 maps every byte to one character and back: a header is kept whatever its bytes are.
     headers = {name: value.decode("latin-1") for name, value in record.headers.items()}
+    if record.key is not None and len(record.key) > LONGEST_LANE:
+        headers[_REST_OF_KEY] = record.key[LONGEST_LANE:].decode("latin-1")
     return (
         message.consumer,
         record.topic,
-        record.key,
+        None if record.key is None else record.key[:LONGEST_LANE],
         record.partition,
         record.offset,
         record.value,

@@ -211,6 +211,7 @@ class _Builder:
             Column("reply_topic", Text()),
             Column("reply_type", Text()),
             Column("reply_body", LargeBinary()),
+            Column("reply_key", Text()),
             Column("claimed_at", UtcDateTime(), nullable=False, server_default=func.current_timestamp()),
             indexes=(self._index("barrier_claimed", "claimed_at", postgresql_using="brin"),),
         )

@@ -122,6 +122,11 @@ class SqlUnitOfWork:
         with translated():
             self._do.offsets.advance(self._connection, group, positions)
 
+    def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        """One statement."""
+        with translated():
+            self._do.offsets.rewind(self._connection, group, positions)
+
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
         """One statement."""
         with translated():

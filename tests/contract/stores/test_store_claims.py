@@ -188,9 +188,17 @@ class TestOffsets:
         assert store.positions("shop", [first, second, TopicPartition("orders", 2)]) == {first: 6, second: 7}
         assert store.positions("billing", [first]) == {}
 
-    def test_an_offset_may_go_back_since_a_topic_may_begin_again(self, store: SqlStore) -> None:
+    def test_an_offset_does_not_go_back_by_an_old_batch(self, store: SqlStore) -> None:
         place = TopicPartition("orders", 0)
         for offset in (2**40, 3):
             with store.begin() as uow:
                 uow.advance("shop", {place: offset})
+        assert store.positions("shop", [place]) == {place: 2**40}
+
+    def test_an_offset_goes_back_where_the_topic_begins_again(self, store: SqlStore) -> None:
+        place = TopicPartition("orders", 0)
+        with store.begin() as uow:
+            uow.advance("shop", {place: 2**40})
+        with store.begin() as uow:
+            uow.rewind("shop", {place: 3})
         assert store.positions("shop", [place]) == {place: 3}

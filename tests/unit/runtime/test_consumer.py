@@ -100,7 +100,7 @@ def test_a33_a_database_that_was_restored_reads_again_what_it_forgot(shop: Shop)
         send(shop.broker, Reserve(id=id))
     shop.node.consume()
     with shop.node.store.begin() as uow:
-        uow.advance("svc", {PLACE: 1})
+        uow.rewind("svc", {PLACE: 1})
     shop.node.loop._consumer.close()
     assert shop.node.new_loop().step(0) == 1
     assert shop.handled() == ["a", "b"], "the inbox was not restored, so it knows the message"

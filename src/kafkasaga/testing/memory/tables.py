@@ -44,6 +44,9 @@ class Tables:
     """The last id given to a row of the outbox; never given again, also not after a rollback."""
     parked_id: int = 0
 
+    def advance(self, group: str, place: TopicPartition, offset: int) -> None:
+        self.offsets[group, place] = max(offset, self.offsets.get((group, place), 0))
+
     def next_position(self) -> int:
         self.position += 1
         return self.position

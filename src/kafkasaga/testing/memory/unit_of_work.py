@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -145,9 +146,13 @@ class MemoryUnitOfWork:
         with self._waiting.guard:
             for place, offset in sorted(positions.items()):
                 self._lock(("offset", group, place))
-                self._writes.append(
-                    lambda place=place, offset=offset: self._tables.offsets.update({(group, place): offset})  # type: ignore[misc]
-                )
+                self._writes.append(partial(self._tables.advance, group, place, offset))
+
+    def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        with self._waiting.guard:
+            for place, offset in sorted(positions.items()):
+                self._lock(("offset", group, place))
+                self._writes.append(partial(self._tables.offsets.__setitem__, (group, place), offset))
 
     # -- parked messages
 

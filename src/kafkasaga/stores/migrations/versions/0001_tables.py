@@ -83,6 +83,7 @@ def _inbox_and_barrier() -> None:
         sa.Column("reply_topic", sa.Text()),
         sa.Column("reply_type", sa.Text()),
         sa.Column("reply_body", sa.LargeBinary()),
+        sa.Column("reply_key", sa.Text()),
         _now("claimed_at"),
         # A row is inserted short and then gets its reply, of a few hundred bytes: with the others of its page, at once.
         settings={**_UPDATED, "fillfactor": 30},
