@@ -36,6 +36,7 @@ class Plant:
         self.broker, self.clock = broker, clock
         self.deadly: set[str] = set()
         self.failing = False
+        self.processes = 1
         self.handled: list[str] = []
         self.tried: defaultdict[str, int] = defaultdict(int)
         service = Service("svc", outbox=Outbox(MetaData()), parking=exponential(attempts=9, first=timedelta(hours=1)))
@@ -57,6 +58,8 @@ class Plant:
 
     def process(self, **options: int) -> ConsumerLoop:
         """Another process of the service; the one before is dead, and the group has noticed."""
+        self.processes += 1
+        assert self.processes < 20, "the process dies for ever"
         self.broker.leave("svc", self.node.loop._consumer)  # type: ignore[arg-type]
         self.node.loop = self.node.new_loop(**options)
         return self.node.loop
