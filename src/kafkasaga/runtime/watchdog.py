@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 import structlog
@@ -67,7 +68,7 @@ class Watchdog:
         now = self._clock.monotonic()
         hanging = [(thread, run) for thread, run in self._running.copy().items() if now - run.since > self._timeout]
         for thread, run in hanging:
-            frame = sys._current_frames().get(thread)  # noqa: SLF001 - the one way to see another thread's stack
+            frame = _stacks().get(thread)
             log.critical(
                 "a handler hangs; the process ends",
                 **log_fields(run.task),
@@ -91,3 +92,8 @@ def _name(task: Task) -> str:
 def _end() -> None:
     sys.stderr.flush()
     os._exit(EXIT_STATUS)
+
+
+def _stacks() -> dict[int, FrameType]:
+    """What every thread is at: the one way to see another thread's stack."""
+    return sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -86,6 +86,6 @@ def _written(row: RowMapping) -> str:
 
 
 def _text(value: Any) -> Any:
-    if isinstance(value, bytes | memoryview):
-        return {"base64": base64.b64encode(bytes(value)).decode()}
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
     return value if value is None or isinstance(value, int) else str(value)

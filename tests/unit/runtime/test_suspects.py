@@ -214,7 +214,7 @@ def test_i14_a_partition_with_too_much_parked_is_read_no_further_until_there_is_
     loop = plant.node.loop
     loop._backpressure._limit = 5
     plant.deadly = set()
-    plant.node.batches._streak.failed = lambda _: None  # type: ignore[method-assign]
+    plant.node.batches._streak.failed = lambda error: None  # type: ignore[method-assign]
     plant.failing = True
     plant.send(*[f"{n}" for n in range(6)])
     plant.runs()
