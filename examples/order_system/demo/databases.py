@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL, create_engine, inspect, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from kafkasaga import ConfigurationError, Service
 from kafkasaga.examples.order_system.customer import customer
@@ -46,14 +46,18 @@ def databases(base: str | None, folder: Path) -> Generator[dict[str, Database]]:
             database.store.close()
 
 
+_HOW = "--database-url: write postgresql+psycopg://user@host/name; each service gets a database name_<service>"
+
+
 def _url(service: Service, base: str | None, folder: Path) -> URL:
     if base is None:
         return URL.create("sqlite", database=str(folder / f"{service.name}.sqlite"))
-    parsed = make_url(base)
+    try:
+        parsed = make_url(base)
+    except ArgumentError:
+        raise ConfigurationError(_HOW) from None
     if parsed.get_backend_name() != "postgresql" or not parsed.database:
-        raise ConfigurationError(
-            "--database-url: write postgresql+psycopg://user@host/name; each service gets a database name_<service>"
-        )
+        raise ConfigurationError(_HOW)
     url = parsed.set(database=f"{parsed.database}_{service.name}")
     _create(url, parsed)
     return url
@@ -71,7 +75,7 @@ def _create(url: URL, base: URL) -> None:
                     quoted = engine.dialect.identifier_preparer.quote(str(url.database))
                     connection.execute(text(f"CREATE DATABASE {quoted} TEMPLATE template0"))
                 return
-        except OperationalError as error:
+        except DBAPIError as error:
             reason = str(error.orig).strip()
         finally:
             engine.dispose()

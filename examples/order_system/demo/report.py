@@ -72,7 +72,7 @@ class Facts:
         """``seconds`` is the time that all orders but the first one took; that one waited for the services to start."""
         placed = customers.placed
         ended = check.ended(placed)
-        first = min(placed, key=placed.__getitem__)
+        first = min(placed, key=placed.__getitem__, default=None)
         timed = [order for order in ended if order.order_id != first] or ended
         latencies = sorted((order.at - placed[order.order_id]) * 1000 for order in timed)
         sagas = sum(1 if order.status is Status.REJECTED else 2 for order in timed)
@@ -90,7 +90,7 @@ class Facts:
 
 
 def _quantile(values: list[float], q: float) -> float:
-    return values[min(int(len(values) * q), len(values) - 1)]
+    return values[min(int(len(values) * q), len(values) - 1)] if values else 0.0
 
 
 def write_json(facts: Facts, file: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,12 +84,19 @@ def _course(options: DemoOptions, console: Console, folder: Path) -> Facts:
         chaos = Chaos(system.processes, options.kills_each if options.chaos else 0, options.seed)
         with OrderProgress(console, options.orders) as progress:
             course = _Course(options, system, check, customers, chaos, progress)
+            ordering = time.monotonic()
             try:
                 seconds = asyncio.run(course.all_orders())
+            except TookTooLong as late:
+                console.print(f"[red]{late}[/]")  # the account tells what is missing
+                seconds = time.monotonic() - ordering
             finally:
                 chaos.stop()
             course.wait_until_quiet()
         facts = Facts.gather(check, customers, seconds=seconds, kills={p.name: p.kills for p in system.processes})
+        if not options.chaos:
+            # Under chaos an answer may come after its deadline, and an order be cancelled that was planned to be fine.
+            facts.invariants["outcomes as planned"] = facts.outcomes == course.planned
         facts.duration_s = round(time.monotonic() - began, 1)
         show(console, facts, check, customers)
         return facts
@@ -110,10 +118,16 @@ class _Course:
         self._customers, self._chaos, self._progress = customers, chaos, progress
         self._limit = time.monotonic() + options.time_limit
         self._before = check.by_status()
+        self._orders = planned_orders(options.orders, options.seed)
+
+    @property
+    def planned(self) -> dict[str, int]:
+        """How many orders are to end in each status, if every service answers in time."""
+        return Counter(str(order.expected) for order in self._orders)
 
     async def all_orders(self) -> float:
         """Place them and wait for their end; returns the seconds from the second order on."""
-        first, *rest = planned_orders(self._options.orders, self._options.seed)
+        first, *rest = self._orders
         # The first order goes through all services: once it has ended, all of them are there.
         await self._watched(self._customers.place([first], first=0, spread=0.0), orders=1)
         began = time.monotonic()
