@@ -61,7 +61,8 @@ def fmt(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types with mypy and pyright, both strict."""
+    """Check types with mypy and pyright, both strict, and that both find exactly the marked mistakes."""
     session.install("-e", ALL_EXTRAS, *group("test"), *group("types"))
     session.run("mypy")
     session.run("pyright")
+    session.run("pytest", "tests/typing")
