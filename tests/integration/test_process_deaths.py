@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a21_the_process_dies_a_few_times_and_the_partition_goes_on(tmp_path: Pa
         environment = os.environ | {
             "KAFKASAGA_DATABASE_URL": url,
             "KAFKASAGA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-            "KAFKASAGA_INSTANCE_ID": "worker-0",
+            "KAFKASAGA_KAFKA": json.dumps(broker.kafka),
             "KAFKASAGA_HANDLER_TIMEOUT": "0.5",
             "HANDLED": str(handled),
         }
