@@ -260,7 +260,7 @@ class UnitOfWork(Protocol):
         ...
 
     def lock_parked(self, id: int, attempts: int) -> bool:
-        """Lock a parked message again; False if somebody holds it, or it was tried or changed since."""
+        """Lock a parked message again, waiting for who holds it; False if it was tried or changed since."""
         ...
 
     def unpark(self, id: int) -> None:

@@ -179,11 +179,11 @@ BUGS = {
     ),
     "i03-new-ids-each-time": Bug(
         SagaTurn,
-        "_decide",
+        "_turns",
         (
             (
                 "self._sender.envelope(effect.message, effect.id,",
-                "self._sender.envelope(effect.message, saga_id(saga, str(now)),",
+                "self._sender.envelope(effect.message, saga_id(definition.name, str(now)),",
             ),
         ),
         ("I1 ", "I2 ", "I10 ", "deadline gate", "I8 "),

@@ -88,9 +88,13 @@ class ParkedMessages:
         return None if row is None else parked_of(row)
 
     def lock(self, connection: Connection, id: int, attempts: int) -> bool:
-        """Lock a parked message that nobody holds and that was not tried since."""
+        """Lock a parked message that was not tried since, and waits.
+
+        It waits for a lock: another replica that looks for a head may hold the row for a moment without taking it
+        (PostgreSQL locks a row before it sees that it is not due any more). Who does take it changes its attempts.
+        """
         mine = select(self._table.c.id).where(self._table.c.id == id, self._table.c.attempts == attempts)
-        held = mine.where(self._table.c.status == _WAITING).with_for_update(skip_locked=True)
+        held = mine.where(self._table.c.status == _WAITING).with_for_update()
         return connection.scalar(held) is not None
 
     def unpark(self, connection: Connection, id: int) -> None:

@@ -204,8 +204,22 @@ def test_i04_a_message_whose_attempt_is_under_way_is_nobody_elses(postgres_store
     with postgres_store.begin() as one, postgres_store.begin() as two:
         head = postgres_store.queries().parked()[0]
         assert one.lock_parked(head.id, 1)
-        assert not two.lock_parked(head.id, 1)
         assert two.claim_parked(NOW) is None
+
+
+def test_who_only_looks_for_a_head_does_not_keep_an_attempt_from_being_made(store: SqlStore, threads: Threads) -> None:
+    """PostgreSQL locks a row before it sees that it is not due any more: the attempt waits for the one who looks."""
+    park(store, parked())
+    head = store.queries().parked()[0]
+
+    def attempt() -> bool:
+        with store.begin() as uow:
+            return uow.lock_parked(head.id, 1)
+
+    with store.begin() as looking:
+        assert looking.claim_parked(NOW) is not None
+        made = threads.start_and_block(attempt)
+    assert made.result(30)
 
 
 def test_what_a_saga_asked_for_is_kept_with_its_command(store: SqlStore) -> None:

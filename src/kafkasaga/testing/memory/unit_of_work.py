@@ -191,10 +191,9 @@ class MemoryUnitOfWork:
     def lock_parked(self, id: int, attempts: int) -> bool:
         self._alive()
         with self._waiting.guard:
+            self._lock(("parked", id))
             known = self._visible().get(id)
-            if known is None or known.attempts != attempts or known.status is not ParkedStatus.WAITING:
-                return False
-            return self._locks.try_take(self, ("parked", id))
+            return known is not None and known.attempts == attempts and known.status is ParkedStatus.WAITING
 
     def unpark(self, id: int) -> None:
         with self._waiting.guard:
