@@ -35,6 +35,7 @@ class KafkaConsumer:
         self._link = Link(config, f"consumer {group}")
         self._consumer = self._link.open(Consumer, config.consumer(group))
         self._topics = Topics(settings)
+        self._wanted: list[str] = []
         self._assigned: Assigned = lambda _: {}
         self._revoked: Revoked = lambda _: None
         self._waiting: set[TopicPartition] = set()
@@ -48,9 +49,12 @@ class KafkaConsumer:
 
     def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
         """Join the group."""
-        self._assigned, self._revoked = assigned, revoked
+        self._wanted, self._assigned, self._revoked = sorted(topics), assigned, revoked
+        self._join()
+
+    def _join(self) -> None:
         self._consumer.subscribe(
-            sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            self._wanted, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
@@ -208,7 +212,24 @@ class KafkaConsumer:
                 place.topic, place.partition, wanted, error.str(), high,
             )  # fmt: skip
 
+    def _join_anew(self) -> None:
+        """A static member that rejoins after its broker was away can be fenced by itself: an offset commit that was
+        under way carries the member id from before. librdkafka gives up for good then; a new client joins again.
+        """
+        logger.warning("the consumer of group %s joins anew after an outage: %s", self._group, self._link.fatal)
+        gone = list(self._reading)
+        self._reading.clear()
+        self._waiting.clear()
+        self._consumer.close()
+        self._link.fatal = None
+        self._consumer = self._link.open(Consumer, self._config.consumer(self._group))
+        self._join()
+        if gone:
+            self._revoked(gone)
+
     def _raise_failure(self) -> None:
+        if self._link.fatal is not None and self._link.was_down_lately:
+            self._join_anew()
         if self._link.fatal is not None:
             raise ConfigurationError(
                 f"the consumer of group {self._group} cannot go on: {self._link.fatal}. If another process has taken "

@@ -23,6 +23,8 @@ logger = logging.getLogger("kafkasaga.kafka")
 
 _Client = TypeVar("_Client")
 
+LATELY_SECONDS: Final = 120.0
+"""After an outage of all brokers, so long may its after-effects on the group last."""
 PROBE_SECONDS: Final = 2.0
 """Between two questions to a broker that does not answer."""
 PROBE_TIMEOUT: Final = 1.0
@@ -61,6 +63,7 @@ class Link:
         self._suspected = False
         self._lost = False
         self._probed = -PROBE_SECONDS
+        self._down_at = float("-inf")
         self._said: dict[str, float] = {}
 
     def open(self, kind: Callable[[dict[str, Any]], _Client], settings: Mapping[str, Any]) -> _Client:
@@ -81,10 +84,16 @@ class Link:
             self.fatal = self.fatal or self.config.masked(error.str())
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._suspected = True
+            self._down_at = time.monotonic()
         elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE):
             self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
         else:
             logger.debug("%s: %s", self._role, self.config.masked(error.str()))
+
+    @property
+    def was_down_lately(self) -> bool:
+        """Whether the brokers were all away a short while ago, or still are."""
+        return time.monotonic() < self._down_at + LATELY_SECONDS
 
     def probe(self, client: Any) -> None:
         """After librdkafka said that all brokers are down, ask now and then: it does not say when one is back.
