@@ -38,17 +38,24 @@ _CONNECTION_FACILITIES: Final = frozenset({"FAIL", "ERROR", "FATAL", "REQTMOUT",
 """What librdkafka also reports as an error; we log that."""
 
 
+_LEADERLESS: Final = "new leader-1 not found"
+"""librdkafka (2.12 to 2.16) says this when a partition had no leader for a moment, as while its only broker shuts down.
+Its producer then never writes to that partition again, and tells nobody (librdkafka issue 5430)."""
+
+
 class _LibrdkafkaLog:
     """Takes the place of a ``logging.Logger`` that librdkafka's binding calls ``log`` of."""
 
-    def __init__(self, config: KafkaConfig) -> None:
-        self._config = config
+    def __init__(self, link: Link) -> None:
+        self._link, self._config = link, link.config
 
     def log(self, level: int, form: str, *values: Any) -> None:
-        facility = values[0] if values else ""
+        facility, text = values[0] if values else "", form % values
         if facility in _CONNECTION_FACILITIES:
             level = logging.DEBUG
-        logger.log(level, "librdkafka: %s", self._config.masked(form % values))
+        if facility == "METADATAUPDATE" and _LEADERLESS in text:
+            self._link.lost_a_leader = True
+        logger.log(level, "librdkafka: %s", self._config.masked(text))
 
 
 class Link:
@@ -58,6 +65,8 @@ class Link:
         self.config = config
         self.fatal: str | None = None
         """Why the client can do nothing any more."""
+        self.lost_a_leader = False
+        """Whether the client will never write to some partition again, although Kafka is there."""
         self._role = role
         self._names = (role, config.bootstrap_servers)
         self._suspected = False
@@ -72,7 +81,7 @@ class Link:
         Raises:
             ConfigurationError: if librdkafka refuses a setting.
         """
-        own = {"logger": _LibrdkafkaLog(self.config), "error_cb": self.on_error}
+        own = {"logger": _LibrdkafkaLog(self), "error_cb": self.on_error}
         try:
             return kind({**settings, **own})
         except KafkaException as error:

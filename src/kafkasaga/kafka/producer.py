@@ -59,7 +59,7 @@ class KafkaProducer:
     def poll(self, timeout: float) -> None:
         """Call ``done`` for what is finished; waits only if nothing is."""
         self._producer.poll(0 if self._finished else timeout)
-        if self._link.fatal is not None:
+        if self._link.fatal is not None or self._link.lost_a_leader:
             self._replace()
         self._link.probe(self._producer)
         self._tell()
@@ -90,9 +90,12 @@ class KafkaProducer:
             done(error)
 
     def _replace(self) -> None:
-        logger.error("producer: librdkafka gave up (%s); a new one takes its place", self._link.fatal)
+        if self._link.fatal is not None:
+            logger.error("producer: librdkafka gave up (%s); a new one takes its place", self._link.fatal)
+        else:
+            logger.info("producer: a partition had no leader for a moment; a new client takes its place")
         self._drop()
-        self._link.fatal = None
+        self._link.fatal, self._link.lost_a_leader = None, False
         self._producer = self._open()
 
     def _drop(self) -> None:

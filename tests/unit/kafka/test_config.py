@@ -140,7 +140,7 @@ def test_secret_in_librdkafkas_refusal_is_masked() -> None:
 def test_librdkafkas_log_is_pythons_and_its_connection_lines_are_for_debugging(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = _LibrdkafkaLog(config(sasl_password="hush"))  # noqa: S106 - to be hidden
+    log = _LibrdkafkaLog(Link(config(sasl_password="hush"), "test"))  # noqa: S106 - to be hidden
     caplog.set_level(logging.DEBUG, "kafkasaga.kafka")
     log.log(logging.WARNING, "%s [%s] %s", "CONFWARN", "c-1", "password hush")
     log.log(logging.ERROR, "%s [%s] %s", "FAIL", "c-1", "connection refused")
@@ -190,3 +190,12 @@ def test_the_same_trouble_is_logged_once_a_minute(caplog: pytest.LogCaptureFixtu
     for _ in range(3):
         link.trouble("not authorised")
     assert len(caplog.records) == 1
+
+
+def test_a_client_that_lost_a_leader_for_good_is_known_by_what_librdkafka_says() -> None:
+    link = Link(config(), "test")
+    log = _LibrdkafkaLog(link)
+    log.log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "Partition orders(x)[2]: new leader1 found")
+    assert not link.lost_a_leader
+    log.log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "Partition orders(x)[2]: new leader-1 not found in cache")
+    assert link.lost_a_leader
