@@ -8,7 +8,7 @@ from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
 from kafkasaga.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, TopicsError
-from kafkasaga.kafka import KafkaConsumer, Topics, create_topics, existing_topics, missing_topics
+from kafkasaga.kafka import KafkaConsumer, Topics, create_topics, missing_topics
 from kafkasaga.ports import TopicPartition
 from tests.contract.kafka_kit import WITHIN, Broker, Member, child, fill, unique, until
 
@@ -198,7 +198,7 @@ def test_topics_are_made_once_and_then_not_missing(broker: Broker) -> None:
     assert missing_topics(broker, [old, new]) == [new]
     assert create_topics(broker, [old, new], partitions=4) == [new]
     assert create_topics(broker, [old, new], partitions=4) == []
-    assert existing_topics(broker)[new] == 4
+    assert Topics(broker).existing()[new] == 4
 
 
 def test_ends_of_a_topic_that_does_not_exist_are_an_error_that_names_it(broker: Broker) -> None:

@@ -3,7 +3,7 @@
 from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
 from kafkasaga.kafka.consumer import KafkaConsumer
 from kafkasaga.kafka.producer import KafkaProducer
-from kafkasaga.kafka.topics import Topics, create_topics, existing_topics, missing_topics
+from kafkasaga.kafka.topics import Topics, create_topics, missing_topics
 
 __all__ = [
     "KafkaConfig",
@@ -12,6 +12,5 @@ __all__ = [
     "KafkaSettings",
     "Topics",
     "create_topics",
-    "existing_topics",
     "missing_topics",
 ]

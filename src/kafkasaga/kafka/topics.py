@@ -137,11 +137,6 @@ class Topics:
         return None if topic.error is None else f"{name}: {topic.error.str()}"
 
 
-def existing_topics(settings: KafkaSettings) -> dict[str, int]:
-    """``Topics.existing`` for one question."""
-    return Topics(settings).existing()
-
-
 def missing_topics(settings: KafkaSettings, required: Iterable[str]) -> list[str]:
     """``Topics.missing`` for one question."""
     return Topics(settings).missing(required)

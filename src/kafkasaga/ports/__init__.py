@@ -1,0 +1,56 @@
+"""What the runtime asks of the stores and of Kafka: protocols and the plain values that cross them.
+
+``stores`` and ``kafka`` implement these and know nothing of each other; the runtime knows nothing else of either. Every
+method is bulk: a batch of messages is one transaction of a handful of statements, however large it is.
+
+Errors that cross this border are ours: ``DatabaseUnavailable`` and ``SerializationConflict`` from the stores,
+``BrokerUnavailable`` from Kafka. An error of the user's own SQL passes through as it is.
+"""
+
+from kafkasaga.ports.kafka import Assigned, Consumer, Producer, Revoked, SendDone, SendError
+from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip
+from kafkasaga.ports.store import Store, UnitOfWork
+from kafkasaga.ports.values import (
+    LONGEST_LANE,
+    BarrierEntry,
+    BarrierKey,
+    InboxKey,
+    LogEntry,
+    OutboxRow,
+    Outcome,
+    Parked,
+    ParkedKey,
+    ParkedStatus,
+    Progress,
+    SagaChange,
+    SagaSummary,
+    TopicPartition,
+)
+
+__all__ = [
+    "LONGEST_LANE",
+    "SKIP_NOTHING",
+    "Assigned",
+    "BarrierEntry",
+    "BarrierKey",
+    "Consumer",
+    "InboxKey",
+    "LogEntry",
+    "OutboxRow",
+    "Outcome",
+    "Parked",
+    "ParkedKey",
+    "ParkedStatus",
+    "Producer",
+    "Progress",
+    "RelayQueue",
+    "Revoked",
+    "SagaChange",
+    "SagaSummary",
+    "SendDone",
+    "SendError",
+    "Skip",
+    "Store",
+    "TopicPartition",
+    "UnitOfWork",
+]

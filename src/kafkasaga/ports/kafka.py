@@ -1,0 +1,81 @@
+"""Kafka's clients as the runtime sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from kafkasaga.messages import Record
+from kafkasaga.ports.values import TopicPartition
+
+Assigned = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, int]]
+"""Called when partitions are assigned; returns where to read each on. Those left out start at the group's offset."""
+Revoked = Callable[[Collection[TopicPartition]], None]
+"""Called when partitions are taken away or lost."""
+
+
+class Consumer(Protocol):
+    """A member of a consumer group."""
+
+    def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
+        """Join the group. Both callbacks run inside ``poll``, in its thread."""
+        ...
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        """Wait up to ``timeout`` seconds for the first record, then return what is there, at most ``limit``."""
+        ...
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """How far ``poll`` has come, also past what is not a record (transaction markers, compacted records)."""
+        ...
+
+    def store(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Let these next offsets be committed to the group, some time. Call it only after the database committed."""
+        ...
+
+    def pause(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Fetch nothing more of these for now; None: of any, and ``poll`` then only keeps the membership alive."""
+        ...
+
+    def resume(self, partitions: Collection[TopicPartition] | None = None) -> None:
+        """Go on with these; None: with all but those that were paused by name."""
+        ...
+
+    def ends(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """The end offset of every partition of ``topics``, as the broker says now. Raises BrokerUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Commit stored offsets and leave the group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SendError:
+    """Why a message was not delivered."""
+
+    reason: str
+    permanent: bool
+    """This message cannot be delivered as it is and where it is; sending it again at once is useless."""
+    scope: Literal["message", "topic"] = "message"
+    """What is refused: this message, or whatever is sent to its topic."""
+
+
+SendDone = Callable[[SendError | None], None]
+
+
+class Producer(Protocol):
+    """Sends messages, in the order of the calls for each partition; acknowledged by all in-sync replicas."""
+
+    def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
+        """Queue a message; ``done`` is called from ``poll`` or ``close``, never from here."""
+        ...
+
+    def poll(self, timeout: float) -> None:
+        """Serve ``done`` calls, waiting up to ``timeout`` seconds for one."""
+        ...
+
+    def close(self, timeout: float) -> None:
+        """Wait for what is under way, at most ``timeout`` seconds, then drop it; ``done`` hears of both."""
+        ...

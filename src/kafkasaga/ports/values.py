@@ -1,0 +1,172 @@
+"""The plain values that cross the border between the runtime, the stores and Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from kafkasaga.messages import Operation, Record
+from kafkasaga.saga.events import Event
+from kafkasaga.saga.instance import Instance, SagaStatus
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class InboxKey(NamedTuple):
+    """What makes a message the same message: who reads it, who wrote it, and its id (invariant I3)."""
+
+    consumer: str
+    source: str
+    message_id: UUID
+
+
+class BarrierKey(NamedTuple):
+    """One thing that a saga can ask of a participant once (invariant I9)."""
+
+    saga_id: UUID
+    step: str
+    generation: int
+    operation: Operation
+
+
+class Outcome(StrEnum):
+    """What became of a barrier's operation."""
+
+    DONE = "done"
+    """The handler ran."""
+    EMPTY = "empty"
+    """A compensation with nothing to undo."""
+    SUPERSEDED = "superseded"
+    """An action whose compensation came first; it will never run."""
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierEntry:
+    """The outcome, and the first reply, to be given again: its topic, type, body and key."""
+
+    outcome: Outcome
+    reply_topic: str | None = None
+    reply_type: str | None = None
+    reply_body: bytes | None = None
+    reply_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One row of a saga's log."""
+
+    seq: int
+    event: Event
+    at: datetime
+    cause: UUID | None = None
+    """The id of the message that led to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaChange:
+    """A saga's new state and the log entries that led there from ``before_seq`` (0: it is new)."""
+
+    before_seq: int
+    instance: Instance
+    entries: tuple[LogEntry, ...]
+    woken: bool = False
+    """The timer has fired: it must be set anew even if only to a later time."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A message that waits to be published. After a restore a position may be used again, a message id never."""
+
+    position: int
+    message_id: UUID
+    topic: str
+    key: str
+    payload: bytes | None
+    headers: Mapping[str, str]
+    created_at: datetime
+
+    @property
+    def size(self) -> int:
+        """Bytes of its payload."""
+        return len(self.payload or b"")
+
+
+LONGEST_LANE: Final = 1000
+"""Bytes of a record's key that tell lanes apart: an index row has room for no more. Longer keys that begin alike share
+a lane, which may make one wait for another, but never lets one overtake."""
+
+
+class ParkedKey(NamedTuple):
+    """A lane of order within a consumer: a parked message holds back the later ones of its lane (invariant I4)."""
+
+    consumer: str
+    topic: str
+    key: bytes
+
+
+class ParkedStatus(StrEnum):
+    """Whether a parked message is still tried."""
+
+    WAITING = "waiting"
+    DEAD = "dead"
+    """Not tried any more; its lane waits for a person."""
+    DEAD_LETTER = "dead-letter"
+    """Not tried any more, and kept to be seen; its lane goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A record that could not be handled now, with its bytes and headers as they came."""
+
+    consumer: str
+    record: Record
+    message_id: UUID
+    source: str
+    error: str
+    status: ParkedStatus
+    attempts: int
+    next_at: datetime | None
+    """None while another message of its lane is before it: it becomes due when that one leaves."""
+    parked_at: datetime
+    deaths: int = 0
+    """How many of the last attempts did not end, because the process did."""
+    asks: BarrierKey | None = None
+    """What a saga asks for by it, if it is a command."""
+    id: int = 0
+    """Given by the store; orders the messages of a lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a partition was read, and by whom."""
+
+    next: int | None
+    """Where to read on; None: nothing was read yet."""
+    given_up: bool
+    """Whether its last owner gave it up in good order. If not, what it was doing may have ended its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaSummary:
+    """What a list of sagas shows of one."""
+
+    saga_id: UUID
+    saga: str
+    version: int
+    key: str
+    incarnation: int
+    status: SagaStatus
+    seq: int
+    started_at: datetime
+    updated_at: datetime
+    reason: str | None = None
+    """Why it turned back, was cancelled, or is stuck."""
