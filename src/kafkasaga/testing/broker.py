@@ -55,6 +55,12 @@ class MemoryBroker:
         log.append(record)
         return record
 
+    def make_anew(self, topic: str) -> None:
+        """Delete a topic and create it again: empty, its offsets from 0."""
+        for place, log in self._logs.items():
+            if place.topic == topic:
+                log.clear()
+
     def records(self, topic: str) -> list[Record]:
         """Everything in a topic, partition by partition."""
         return [record for n in range(self.partitions) for record in self._logs[TopicPartition(topic, n)]]
@@ -133,6 +139,8 @@ class MemoryConsumer:
         records: list[Record] = []
         for place in sorted(self._owned.keys() - self._held_back):
             start = self._owned[place]
+            if start > len(self.broker.log(place)):
+                start = 0  # as ``KafkaConsumer`` does where the log does not have the place
             taken = self.broker.readable(place, start, limit - len(records))
             self._owned[place] = start + len(taken)
             records += taken

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kafkasaga import Service
+from kafkasaga import Message, Service
 from kafkasaga.messages import Mark, Operation
 from kafkasaga.ports import Outcome
 from kafkasaga.testing.broker import MemoryBroker
@@ -102,6 +102,42 @@ def test_i09_an_action_that_comes_again_gets_its_first_reply(
     assert second.saga is not None
     assert (second.saga.mark, second.saga.command_id) == (Mark.REPEATED, again)
     assert bodies(inventory.broker, "reserved") == [b'{"id":"1"}', b'{"id":"1"}']
+
+
+class Ticket(Message, topic="ticket", key="number"):
+    number: str
+
+
+def keys(broker: MemoryBroker, topic: str) -> list[bytes | None]:
+    return [record.key for record in broker.records(topic)]
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_i09_a_repeated_answer_has_the_key_of_the_first(
+    broker: MemoryBroker, clock: VirtualClock, saga: UUID, in_one_batch: bool
+) -> None:
+    """Another key would be another lane: nothing would keep the two answers in order."""
+    service, numbers = Service("box-office", outbox=Ledger().outbox), iter(["7", "8"])
+
+    @service.handler
+    def book(command: Reserve) -> Ticket:
+        return Ticket(number=next(numbers))
+
+    node = Node(service, broker, clock)
+    send(broker, Reserve(id="1"), saga=context(saga))
+    if not in_one_batch:
+        node.consume()
+    send(broker, Reserve(id="1"), saga=context(saga))
+    node.consume()
+    node.publish()
+    assert keys(broker, "ticket") == [b"7", b"7"]
+    assert bodies(broker, "ticket") == [b'{"number":"7"}', b'{"number":"7"}']
+
+
+def test_an_answer_that_no_handler_ever_gave_has_the_key_of_the_message(inventory: Inventory, saga: UUID) -> None:
+    send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
+    inventory.run()
+    assert keys(inventory.broker, "released") == [b"1"]
 
 
 def test_a02_an_action_after_its_compensation_does_nothing(inventory: Inventory, saga: UUID) -> None:

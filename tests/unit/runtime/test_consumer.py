@@ -106,6 +106,68 @@ def test_a33_a_database_that_was_restored_reads_again_what_it_forgot(shop: Shop)
     assert shop.handled() == ["a", "b"], "the inbox was not restored, so it knows the message"
 
 
+def sent(shop: Shop, *ids: str) -> None:
+    for id in ids:
+        send(shop.broker, Reserve(id=id))
+
+
+def positions(shop: Shop) -> dict[TopicPartition, int]:
+    return shop.node.store.positions("svc", [PLACE])
+
+
+def test_i02_a_topic_that_was_made_anew_while_it_was_read_is_read_from_its_beginning(shop: Shop) -> None:
+    sent(shop, "a", "b")
+    shop.node.consume()
+    shop.broker.make_anew("reserve")
+    sent(shop, "c")
+    shop.node.consume()
+    assert shop.handled() == ["a", "b", "c"]
+    assert positions(shop) == {PLACE: 1}, "offsets count from the new beginning"
+    assert shop.offset() == 1
+    shop.node.loop._consumer.close()
+    later = shop.node.new_loop()
+    sent(shop, "d")
+    later.step(0)
+    assert shop.handled() == ["a", "b", "c", "d"], "a stored position of the old topic would pass over it"
+
+
+def test_i02_a_topic_that_was_made_anew_while_nobody_read_is_read_from_its_beginning(shop: Shop) -> None:
+    sent(shop, "a", "b")
+    shop.node.consume()
+    shop.node.loop._consumer.close()
+    shop.broker.make_anew("reserve")
+    sent(shop, "c")
+    later = shop.node.new_loop()
+    while later.step(0):
+        pass
+    assert shop.handled() == ["a", "b", "c"]
+    assert positions(shop) == {PLACE: 1}
+
+
+def test_a_rewound_position_goes_on_from_there_and_never_back_by_itself(shop: Shop) -> None:
+    """Only the first batch of a topic that was made anew goes back."""
+    sent(shop, "a", "b", "c")
+    shop.node.consume()
+    shop.broker.make_anew("reserve")
+    seen: list[int] = []
+    for id in "de":
+        sent(shop, id)
+        shop.node.consume()
+        seen.append(positions(shop)[PLACE])
+    assert seen == [1, 2]
+
+
+def test_i01_a_rewind_waits_for_a_database_that_is_away(shop: Shop) -> None:
+    sent(shop, "a", "b")
+    shop.node.consume()
+    shop.broker.make_anew("reserve")
+    sent(shop, "c")
+    shop.away = 3
+    shop.node.consume()
+    assert shop.handled() == ["a", "b", "c"]
+    assert positions(shop) == {PLACE: 1}
+
+
 def test_i12_where_the_database_knows_nothing_the_group_does(shop: Shop) -> None:
     for id in "ab":
         send(shop.broker, Reserve(id=id))

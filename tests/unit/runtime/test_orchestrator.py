@@ -103,6 +103,47 @@ def test_a_participant_that_sends_no_headers_back_is_found_by_the_key(node: Node
     assert len(broker.records("pay")) == 1
 
 
+class Rent(Saga[State], name="rent", version=1, starts_on=Ended):
+    """It awaits the reply that ``Buy`` awaits, in the same service."""
+
+    reserve = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+    flow = reserve
+    ends = Ends[State]()
+
+
+@pytest.fixture
+def both(broker: MemoryBroker, clock: VirtualClock) -> Node:
+    return Node(Service("both", sagas=[Buy, Rent], outbox=Outbox(MetaData())), broker, clock)
+
+
+def begin_each(broker: MemoryBroker) -> None:
+    send(broker, Begun(id="of-buy"))
+    send(broker, Ended(id="of-rent", well=True))
+
+
+def test_a_reply_without_headers_that_two_sagas_await_goes_to_the_one_that_has_its_key(
+    both: Node, broker: MemoryBroker
+) -> None:
+    begin_each(broker)
+    run(both)
+    for key in ("of-buy", "of-rent"):
+        send(broker, Reserved(id=key))
+    run(both)
+    assert both.parked() == [], "the other saga does not know it, and need not"
+    assert [pay.saga and pay.saga.saga_id for pay in attributes(broker, "pay")] == [saga_id("buy", "of-buy")]
+    assert status(both, "of-rent") is SagaStatus.COMPLETED
+
+
+def test_i10_a_reply_without_headers_that_no_saga_takes_is_kept_for_each(both: Node, broker: MemoryBroker) -> None:
+    begin_each(broker)
+    run(both)
+    send(broker, Reserved(id="nobody"))
+    send(broker, Reserved(id="of-buy"))
+    run(both)
+    kept = [(parked.consumer, parked.record.key) for parked in both.parked()]
+    assert sorted(kept) == [("saga:buy:unmatched", b"nobody"), ("saga:rent:unmatched", b"nobody")]
+
+
 def test_a06_a_message_that_overtook_its_saga_is_tried_again(
     node: Node, broker: MemoryBroker, clock: VirtualClock
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import MetaData
 
 from kafkasaga import Outbox, Service, exponential
+from kafkasaga.errors import DatabaseUnavailable, KafkasagaError, SerializationConflict
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import ParkedStatus
 from kafkasaga.runtime.handlers import WhenDead
@@ -115,6 +117,39 @@ def test_a_failure_between_two_deaths_makes_them_two_beginnings(desk: Desk) -> N
         except ProcessEnds:
             continue
     assert [message.deaths for message in desk.node.parked()] == [1]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), SerializationConflict("locked")])
+def test_a22_a_database_that_is_away_or_in_conflict_costs_a_message_no_attempt(
+    desk: Desk, error: KafkasagaError
+) -> None:
+    desk.parks("a", "b")
+    desk.fails["a"] = [error] * 20
+    while desk.fails["a"]:
+        with suppress(DatabaseUnavailable):
+            desk.retry()
+        assert desk.left() == [("waiting", 1), ("waiting", 0)]
+        assert "ValueError: a" in desk.node.parked()[0].error, "it says what was wrong with the message itself"
+    assert [desk.retry(), desk.retry()] == [True, True]
+    assert desk.handled == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), SerializationConflict("locked")])
+def test_a21_an_attempt_that_the_database_ended_is_no_death_of_the_process(desk: Desk, error: KafkasagaError) -> None:
+    desk.parks("a")
+    desk.fails["a"] = [ProcessEnds(), error]
+    for _ in range(2):
+        with suppress(ProcessEnds, DatabaseUnavailable):
+            desk.retry()
+    assert [(message.attempts, message.deaths) for message in desk.node.parked()] == [(2, 0)]
+
+
+def test_whose_database_is_away_hears_of_it(desk: Desk) -> None:
+    """The loop that asks waits then, instead of asking again at once."""
+    desk.parks("a")
+    desk.fails["a"] = [DatabaseUnavailable("gone")]
+    with pytest.raises(DatabaseUnavailable):
+        desk.retry()
 
 
 def test_i13_a_dead_message_whose_handler_says_go_on_lets_its_key_go_on(
