@@ -63,8 +63,10 @@ def definitions(engine: Engine) -> set[str]:
 
 def test_upgrading_twice_changes_nothing(engine: Engine, placed: Tables) -> None:
     upgrade(engine, placed)
+    once = definitions(engine)
     upgrade(engine, placed)
     check(engine, placed)
+    assert definitions(engine) == once
 
 
 def test_everything_works_where_the_tables_were_placed(database_url: str, placed: Tables) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -235,7 +235,14 @@ class TestLock:
 
 
 class TestWake:
-    """A wait that is not ended by what the test does lasts ``LONG``, and ``result`` gives up before."""
+    """A wait that is not ended by what the test does lasts ``LONG``, and ``ended`` gives up before."""
+
+    @pytest.fixture
+    def queue(self, queue: RelayQueue) -> RelayQueue:
+        """One that has waited before: on SQLite the first wait ends at once, for it has nothing to compare with."""
+        for _ in range(2):
+            queue.wait(0.01)
+        return queue
 
     @pytest.fixture
     def waiting(self, queue: RelayQueue, threads: Threads) -> Iterator[Future[None]]:
@@ -244,19 +251,24 @@ class TestWake:
         queue.wake()
 
     def test_a_commit_in_this_process_wakes_the_relay(self, store: SqlStore, waiting: Future[None]) -> None:
+        assert not waiting.done()
         publish(store, envelope())
-        waiting.result(timeout=20)
+        assert ended(waiting)
 
     def test_wake_ends_the_wait(self, queue: RelayQueue, waiting: Future[None]) -> None:
+        assert not waiting.done()
         queue.wake()
-        waiting.result(timeout=20)
+        assert ended(waiting)
 
-    def test_a_wake_that_comes_before_the_wait_is_not_lost(self, store: SqlStore, queue: RelayQueue) -> None:
+    def test_a_wake_that_comes_before_the_wait_is_not_lost(
+        self, store: SqlStore, queue: RelayQueue, threads: Threads
+    ) -> None:
         publish(store, envelope())
-        queue.wait(LONG)
+        assert ended(threads.start(lambda: queue.wait(LONG)))
 
-    def test_a_wait_ends_with_its_timeout(self, queue: RelayQueue) -> None:
-        queue.wait(0.01)
+    def test_a_wait_ends_with_its_timeout(self, queue: RelayQueue, threads: Threads) -> None:
+        assert not woken(queue), "nothing else ends it"
+        assert ended(threads.start(lambda: queue.wait(0.01)))
 
     def test_a_rollback_wakes_nobody(self, store: SqlStore, queue: RelayQueue) -> None:
         with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
@@ -265,8 +277,9 @@ class TestWake:
         assert not woken(queue)
 
     def test_a_commit_in_another_process_wakes_the_relay(self, store: SqlStore, waiting: Future[None]) -> None:
+        assert not waiting.done()
         in_another_process(store)
-        waiting.result(timeout=20)
+        assert ended(waiting)
 
     def test_a_notification_needs_no_heartbeat_to_be_noticed(self, postgres_store: SqlStore) -> None:
         queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=LONG * 10)
@@ -274,7 +287,7 @@ class TestWake:
         threads = Threads(postgres_store)
         waiting = threads.start(lambda: queue.wait(LONG))
         in_another_process(postgres_store)
-        waiting.result(timeout=20)
+        assert ended(waiting)
         threads.close()
         queue.close()
 
@@ -292,6 +305,11 @@ class TestWake:
             assert driver is not None
             assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
         standby.close()
+
+
+def ended(waiting: Future[None]) -> bool:
+    """Whether it ends well before ``LONG``."""
+    return not wait([waiting], timeout=LONG / 3).not_done
 
 
 def woken(queue: RelayQueue) -> bool:
@@ -345,12 +363,12 @@ def test_a_url_without_a_driver_works(postgres_store: SqlStore) -> None:
     store.close()
 
 
-def test_what_another_process_commits_between_two_waits_is_not_missed(store: SqlStore) -> None:
+def test_what_another_process_commits_between_two_waits_is_not_missed(store: SqlStore, threads: Threads) -> None:
     queue = store.relay_queue()
     assert queue.acquire()
     queue.wait(0.01)
     queue.wait(0.01)
     in_another_process(store)
-    queue.wait(LONG)
+    assert ended(threads.start(lambda: queue.wait(LONG)))
     assert len(ids(queue)) == 1
     queue.close()
