@@ -14,11 +14,12 @@ from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.timekeeper import Timekeeper
+from kafkasaga.runtime.triage import Triage
 from kafkasaga.saga import advance
 from kafkasaga.testing.memory import MemoryUnitOfWork
 from kafkasaga.testing.simulator import Fault, LawBroken, simulate
 from tests.faults.planting import plant
-from tests.property.simulated import BookTrip
+from tests.property.simulated import BookTrip, RentCars
 
 SECONDS = 45.0
 """Time to find a bug in; shrinking it comes on top, and is bounded too."""
@@ -189,6 +190,47 @@ BUGS = {
         ("I1 ", "I2 ", "I10 ", "deadline gate", "I8 "),
     ),
 }
+
+
+# What a participant does with commands that meet parked ones: these need actions and compensations that share a lane.
+LANES = {
+    "i09-compensation-waits-behind-its-own-action": Bug(
+        Triage, "_overtakes", (("    return key.action not in", "    return False and key.action not in"),), ("I9 ",)
+    ),
+    "i02-command-sent-again-is-dropped": Bug(
+        Triage, "_park", (("self._uow.replace_parked(again)", "{_inbox_key(one) for one in again}"),), ("I1 ", "I10 ")
+    ),
+    "i04-command-sent-again-loses-its-place": Bug(
+        MemoryUnitOfWork,
+        "replace_parked",
+        (
+            (
+                "self._parked[old.id] = changed",
+                "self._parked |= {old.id: None, (id := self._tables.next_parked_id()): replace(changed, id=id)}",
+            ),
+        ),
+        ("I4 ", "I10 "),
+    ),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("bug", LANES.values(), ids=LANES.keys())
+def test_a_planted_bug_among_parked_commands_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, bug.owner, bug.name, *bug.changes)
+    with pytest.raises(LawBroken) as broken:
+        simulate(RentCars, runs=1_000_000, seed=1, seconds=SECONDS)
+    assert str(broken.value).startswith(bug.laws), str(broken.value)
+
+
+@pytest.mark.timeout(120)
+def test_i04_a_compensation_that_overtakes_although_it_has_something_to_undo_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch, Triage, "_overtakes", ("key.action not in self._carried_out and", "True or"))
+    plant(monkeypatch, HandlerTurn, "handle", ("if id(task) in self._overtaking:", "if False:"))
+    with pytest.raises(LawBroken, match=r"^I4 "):
+        simulate(RentCars, runs=1_000_000, seed=1, seconds=SECONDS)
 
 
 @pytest.mark.timeout(120)

@@ -193,3 +193,70 @@ class ShipOrder(Saga[Parcels], name="ship-order", version=1, starts_on=Packed):
         deadline=timedelta(seconds=10),
     )
     flow = approval >> note >> ship.for_each(lambda s: s.parcels) >> invoice
+
+
+class RentalMessage(Message, key="rental_id"):
+    rental_id: int
+
+
+class RentalWanted(RentalMessage, topic="rental.wanted"):
+    cars: tuple[str, ...]
+
+
+class Rent(RentalMessage, topic="rental.car", type="rental.car.rent"):
+    car: str
+
+
+class Return(RentalMessage, topic="rental.car", type="rental.car.return"):
+    car: str
+
+
+class Rented(RentalMessage, topic="rental.rented"):
+    car: str
+
+
+class NoneLeft(RentalMessage, topic="rental.none-left"):
+    car: str
+    reason: str
+
+
+class Returned(RentalMessage, topic="rental.returned"):
+    car: str
+
+
+class Insure(RentalMessage, topic="rental.insure"): ...
+
+
+class Insured(RentalMessage, topic="rental.insured"): ...
+
+
+class Uninsurable(RentalMessage, topic="rental.uninsurable"):
+    reason: str
+
+
+class Rental(SagaState):
+    rental_id: int
+    cars: tuple[str, ...]
+
+
+class RentCars(Saga[Rental], name="rent-cars", version=1, starts_on=RentalWanted):
+    """Commands and their compensations share a topic, and all of an instance one lane: what is parked is in the way."""
+
+    insure = Step[Rental](
+        command=lambda s: Insure(rental_id=s.rental_id),
+        succeeds_on=Insured,
+        fails_on=Uninsurable,
+        kind="read-only",
+        deadline=timedelta(seconds=3),
+    )
+    rent = Step[Each[Rental, str]](
+        command=lambda e: Rent(rental_id=e.saga.rental_id, car=e.item),
+        succeeds_on=Rented,
+        fails_on=NoneLeft,
+        compensation=lambda e: Return(rental_id=e.saga.rental_id, car=e.item),
+        compensated_on=Returned,
+        deadline=timedelta(seconds=4),
+        retry=exponential(attempts=2),
+        compensation_retry=exponential(attempts=8),
+    )
+    flow = parallel(insure, rent.for_each(lambda s: s.cars))

@@ -17,13 +17,13 @@ from examples.order_system.orchestrator import PlaceOrder
 from kafkasaga import Saga
 from kafkasaga.stores import Session
 from kafkasaga.testing import Fault, simulate
-from tests.property.simulated import BookTrip, ShipOrder
+from tests.property.simulated import BookTrip, RentCars, ShipOrder
 
 SEED = int(os.environ.get("KAFKASAGA_SIMULATION_SEED", "1"))
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("saga", "runs"), [(PlaceOrder, 200), (BookTrip, 150), (ShipOrder, 150)])
+@pytest.mark.parametrize(("saga", "runs"), [(PlaceOrder, 200), (BookTrip, 150), (ShipOrder, 150), (RentCars, 150)])
 def test_a40_no_schedule_breaks_a_law_and_every_fault_is_reached(saga: type[Saga], runs: int) -> None:  # type: ignore[type-arg]
     result = simulate(saga, runs=runs, seed=SEED)
     assert result.runs == runs

@@ -51,6 +51,10 @@ class UnitOfWork(Protocol):
         """Write what became of claimed keys."""
         ...
 
+    def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
+        """Those actions whose handlers have run. Claims nothing and waits for nobody."""
+        ...
+
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """Lock and read sagas, in the order of their ids (no two batches can dead-lock). Unknown ids are left out."""
         ...
@@ -85,6 +89,21 @@ class UnitOfWork(Protocol):
 
     def park(self, messages: Sequence[Parked]) -> None:
         """Keep messages, in this order."""
+        ...
+
+    def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
+        """Put commands in the places of parked ones of their lane that ask the same; those that had one.
+
+        Place, attempts, error and due time stay those of the predecessor. One that is being tried now is left alone,
+        and so is a dead letter.
+        """
+        ...
+
+    def drop_parked(self, actions: Collection[BarrierKey]) -> list[tuple[ParkedKey, BarrierKey]]:
+        """Delete parked commands that ask for these; the next of each lane becomes due. Returns what is gone.
+
+        One that is being tried now is left alone, and so is a dead letter. A record without a key has an empty one.
+        """
         ...
 
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:

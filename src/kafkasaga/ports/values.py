@@ -37,6 +37,11 @@ class BarrierKey(NamedTuple):
     generation: int
     operation: Operation
 
+    @property
+    def action(self) -> BarrierKey:
+        """The action of this step and generation: itself, or what it is the undoing of."""
+        return self._replace(operation=Operation.ACTION)
+
 
 class Outcome(StrEnum):
     """What became of a barrier's operation."""
@@ -82,8 +87,7 @@ class SagaChange:
     """The timer has fired: it must be set anew even if only to a later time."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """A message that waits to be published. After a restore a position may be used again, a message id never."""
 
     position: int
@@ -92,7 +96,6 @@ class OutboxRow:
     key: str
     payload: bytes | None
     headers: Mapping[str, str]
-    created_at: datetime
 
     @property
     def size(self) -> int:

@@ -8,9 +8,9 @@
 3. if the failure shows only when the session is flushed or the transaction commits, nobody knows whose it is: the
    batch is halved until it is alone.
 
-A message of a lane in which something is parked is parked behind it, in the same transaction (invariant I4). Offsets
-are written in that transaction too, and given to Kafka only afterwards (I5); so a crash at any point repeats a batch or
-continues behind it, and the inbox makes repeating harmless (I3).
+What has to wait behind parked messages of its lane, ``triage`` says (invariant I4). Offsets are written in the same
+transaction, and given to Kafka only afterwards (I5); so a crash at any point repeats a batch or continues behind it,
+and the inbox makes repeating harmless (I3).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tenacity.wait import WaitBaseT
 from kafkasaga.clock import Clock
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Record
-from kafkasaga.ports import Parked, ParkedStatus, Store, TopicPartition
+from kafkasaga.ports import Store, TopicPartition
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.orchestrator import Definitions
 from kafkasaga.runtime.outgoing import Sender
@@ -32,6 +32,7 @@ from kafkasaga.runtime.parking import Parking
 from kafkasaga.runtime.retries import Retries
 from kafkasaga.runtime.routing import Router, Task
 from kafkasaga.runtime.streak import Streak
+from kafkasaga.runtime.triage import Triage
 from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.saga.policy import Retry
 
@@ -198,28 +199,13 @@ class BatchRunner:
         tasks = [task for item in items for task in item.tasks]
         now = self._sender.clock.now()
         with self._store.begin() as uow:
-            fresh = uow.claim_inbox({task.inbox_key for task in tasks})
-            lanes = uow.parked_lanes({task.lane for task in tasks if task.lane is not None})
-            ready: list[Task] = []
-            parked: list[Parked] = []
-            for task in tasks:
-                if task.inbox_key not in fresh:
-                    continue
-                fresh.discard(task.inbox_key)  # a duplicate within the batch is a duplicate
-                keep = self._parking.instead(task, errors.get(id(task)), behind=task.lane in lanes, now=now)
-                if keep is None:
-                    ready.append(task)
-                    continue
-                parked.append(keep)
-                if task.lane is not None and keep.status is not ParkedStatus.DEAD_LETTER:
-                    lanes.add(task.lane)
-            unmatched = self._execution.run(uow, ready)
-            parked += [self._parking.unmatched(task, error, now) for task, error in unmatched]
-            if parked:
-                uow.park(parked)
+            found = Triage(uow, self._parking, now, errors).sort(tasks)
+            unmatched = self._execution.run(uow, found.ready, found.overtaking)
+            if unmatched:
+                uow.park([self._parking.unmatched(task, error, now) for task, error in unmatched])
             uow.advance(self._group, _positions([item.record for item in items]))
-        self.parked |= bool(parked)
-        if len(ready) > len(unmatched) and not failed:
+        self.parked |= bool(found.parked or unmatched)
+        if len(found.ready) > len(unmatched) and not failed:
             self._streak.succeeded()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
@@ -31,8 +31,12 @@ class Execution:
         self._began = watchdog.began if watchdog is not None else _unwatched
         self._ended = watchdog.ended if watchdog is not None else lambda: None
 
-    def run(self, uow: UnitOfWork, tasks: Sequence[Task]) -> list[tuple[Task, Unmatched]]:
+    def run(
+        self, uow: UnitOfWork, tasks: Sequence[Task], overtaking: Collection[int] = ()
+    ) -> list[tuple[Task, Unmatched]]:
         """Run the tasks; returns those that belong to no saga, which have changed nothing.
+
+        ``overtaking`` are those, by their ids in memory, that come before parked messages of their lane.
 
         Raises:
             TaskFailed: if one raised; the transaction is to be rolled back.
@@ -43,7 +47,7 @@ class Execution:
         published, outgoing = Published(self._sender.place), list[Envelope]()
         of_handlers = [task for task in tasks if isinstance(task.route, HandlerRoute)]
         of_sagas = [task for task in tasks if isinstance(task.route, SagaRoute)]
-        handlers = HandlerTurn(uow, self._sender, of_handlers, published)
+        handlers = HandlerTurn(uow, self._sender, of_handlers, published, overtaking)
         sagas = SagaTurn(uow, self._sender, self._definitions, of_sagas, published)
         taken: set[int] = set()
         """Records that some saga took, by their ids in memory."""

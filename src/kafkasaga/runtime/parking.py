@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from kafkasaga.ports import BarrierKey, Parked, ParkedStatus
+from kafkasaga.ports import Parked, ParkedStatus
 from kafkasaga.runtime.orchestrator import Unmatched
 from kafkasaga.runtime.routing import HandlerRoute, Task
 from kafkasaga.saga.policy import Retry
@@ -81,7 +81,7 @@ class Parking:
             attempts=attempts,
             next_at=now + self.policy.delay(attempts) if attempts else None,
             parked_at=now,
-            asks=asked(task),
+            asks=task.asks,
         )
 
 
@@ -89,14 +89,6 @@ def when_dead(task: Task) -> ParkedStatus:
     """What a message becomes that is not tried any more."""
     goes_on = isinstance(task.route, HandlerRoute) and task.route.handler.when_dead == "go-on"
     return ParkedStatus.DEAD_LETTER if goes_on else ParkedStatus.DEAD
-
-
-def asked(task: Task) -> BarrierKey | None:
-    """What a saga asks for by this message, if it is a command to a handler."""
-    saga = task.attributes.saga
-    if saga is None or saga.command_id is not None or not isinstance(task.route, HandlerRoute):
-        return None
-    return BarrierKey(saga.saga_id, saga.step, saga.generation, saga.operation)
 
 
 def described(error: Exception) -> str:

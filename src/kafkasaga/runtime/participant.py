@@ -24,13 +24,14 @@ The barrier is dtm's idea (sub-transaction barrier); Seata calls it a fence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from kafkasaga.errors import SerializationConflict
 from kafkasaga.messages import Envelope, Mark, Message, Operation, SagaContext, contract_of
 from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome, UnitOfWork
 from kafkasaga.runtime.handlers import Handler
@@ -45,9 +46,16 @@ class HandlerTurn:
     """The handlers of one batch, in one transaction."""
 
     def __init__(
-        self, uow: UnitOfWork, sender: Sender, tasks: Iterable[Task], published: Published | None = None
+        self,
+        uow: UnitOfWork,
+        sender: Sender,
+        tasks: Iterable[Task],
+        published: Published | None = None,
+        overtaking: Collection[int] = (),
     ) -> None:
         self._uow, self._sender, self._published = uow, sender, published or Published(sender.place)
+        self._overtaking = overtaking
+        """Tasks, by their ids in memory, that run before parked messages of their lane: their handlers must not."""
         keys = self._claimed = {key for task in tasks for key in _keys(task)}
         self._known: dict[BarrierKey, BarrierEntry] = uow.claim_barrier(keys) if keys else {}
         self._settled: dict[BarrierKey, BarrierEntry] = {}
@@ -58,7 +66,7 @@ class HandlerTurn:
         if (saga := task.attributes.saga) is not None and saga.mark is not None:
             log.debug("a barrier's answer is no event", mark=saga.mark.value, message_id=str(task.attributes.id))
             return []
-        context = _guarding(task)
+        context = task.command_of
         if context is None:
             return self._run(task, task.route.handler)
         key = _key(context)
@@ -67,6 +75,8 @@ class HandlerTurn:
             return self._answer_again(task, known)
         if context.operation is Operation.COMPENSATION and self._nothing_to_undo(context):
             return self._answer_empty(task, task.route.handler, key)
+        if id(task) in self._overtaking:
+            raise SerializationConflict(f"step {context.step!r} was carried out just now: its undoing waits its turn")
         published, answers = self._call(task, task.route.handler)
         self._settle(key, _done(answers[0]) if answers else BarrierEntry(Outcome.DONE))
         return published + answers
@@ -79,6 +89,16 @@ class HandlerTurn:
             self._settle(key, BarrierEntry(Outcome.SUPERSEDED))
         if self._settled:
             self._uow.settle_barrier(self._settled)
+        self._close_superseded()
+
+    def _close_superseded(self) -> None:
+        """An action that is parked and will never run any more must not hold its lane."""
+        never = {key for key, entry in self._settled.items() if entry.outcome is Outcome.SUPERSEDED}
+        for lane, key in self._uow.drop_parked(never) if never else ():
+            log.warning(
+                "parked message removed: its step was undone first",
+                topic=lane.topic, consumer=lane.consumer, saga_id=str(key.saga_id), step=key.step,
+            )  # fmt: skip
 
     def _run(self, task: Task, handler: Handler) -> list[Envelope]:
         published, answers = self._call(task, handler)
@@ -90,7 +110,7 @@ class HandlerTurn:
         The first message that it returns is the reply; others are events of their own.
         """
         assert task.message is not None
-        cause, context = task.attributes, _guarding(task)
+        cause, context = task.attributes, task.command_of
         numbers = count()
         opened: list[Any] = []
 
@@ -125,7 +145,7 @@ class HandlerTurn:
         self._settled[key] = entry
 
     def _nothing_to_undo(self, compensation: SagaContext) -> bool:
-        action_key = _key(compensation)._replace(operation=Operation.ACTION)
+        action_key = _key(compensation).action
         action = self._entry(action_key)
         if action is None:
             self._settle(action_key, BarrierEntry(Outcome.SUPERSEDED))
@@ -164,27 +184,15 @@ class HandlerTurn:
         return [self._sender.answer(entry.reply_topic, entry.reply_type, key, body, identity, saga, cause.traceparent)]
 
 
-def _guarding(task: Task) -> SagaContext | None:
-    """The saga context that the barrier checks this task by; None for a message that no saga sent as a command."""
-    route, context = task.route, task.attributes.saga
-    if not isinstance(route, HandlerRoute) or not route.guarded or context is None:
-        return None
-    is_answer = context.command_id is not None or context.mark is not None
-    return None if is_answer else context
-
-
 def _done(reply: Envelope) -> BarrierEntry:
     return BarrierEntry(Outcome.DONE, reply.topic, reply.type, reply.payload, reply.key)
 
 
 def _keys(task: Task) -> Sequence[BarrierKey]:
-    context = _guarding(task)
-    if context is None:
+    key = task.asks
+    if key is None:
         return ()
-    key = _key(context)
-    if context.operation is Operation.ACTION:
-        return (key,)
-    return (key._replace(operation=Operation.ACTION), key)
+    return (key,) if key.operation is Operation.ACTION else (key.action, key)
 
 
 def _key(context: SagaContext) -> BarrierKey:

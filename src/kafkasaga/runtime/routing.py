@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
-from kafkasaga.messages import Attributes, Codec, Message, Record, Registry, read_attributes
-from kafkasaga.ports import LONGEST_LANE, InboxKey, ParkedKey
+from kafkasaga.messages import Attributes, Codec, Message, Record, Registry, SagaContext, read_attributes
+from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
 
@@ -61,6 +61,23 @@ class Task:
         """Its lane of order; a record without a key has none."""
         key = self.record.key
         return None if key is None else ParkedKey(self.consumer, self.record.topic, key[:LONGEST_LANE])
+
+    @property
+    def command_of(self) -> SagaContext | None:
+        """The saga that asks for something by it, if the barrier stands before it; None for any other message."""
+        route, context = self.route, self.attributes.saga
+        if context is None or not isinstance(route, HandlerRoute) or not route.guarded:
+            return None
+        is_answer = context.command_id is not None or context.mark is not None
+        return None if is_answer else context
+
+    @property
+    def asks(self) -> BarrierKey | None:
+        """What a saga asks for by it, behind the barrier."""
+        context = self.command_of
+        if context is None:
+            return None
+        return BarrierKey(context.saga_id, context.step, context.generation, context.operation)
 
 
 def saga_consumer(saga: str) -> str:

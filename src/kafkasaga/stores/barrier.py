@@ -44,6 +44,18 @@ class Barrier:
             both,
         )
 
+        self._done = sql.bulk(
+            """SELECT t.saga_id, t.step_path, t.generation, t.op FROM r JOIN {barrier} AS t
+            ON t.saga_id = r.saga_id AND t.step_path = r.step_path AND t.generation = r.generation AND t.op = r.op
+            WHERE t.outcome = 'done'""",
+            key,
+            returns=key,
+        )
+
+    def carried_out(self, connection: Connection, keys: Collection[BarrierKey]) -> set[BarrierKey]:
+        """Those whose handlers have run."""
+        return {_key(row) for row in self._done.rows(connection, sorted(keys))}
+
     def claim(self, connection: Connection, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
         """Insert the keys, sorted (no dead-locks); return the entries of those that were there.
 

@@ -64,11 +64,17 @@ class Sql:
         quote = dialect.identifier_preparer.format_table
         self._names = {table.name.removeprefix(tables.prefix): quote(table) for table in tables.all}
         self._names["for_update"] = "FOR UPDATE OF t" if self.postgresql else ""
+        self._names["skip_locked"] = "FOR UPDATE OF t SKIP LOCKED" if self.postgresql else ""
+
+    def name(self, table: str) -> str:
+        """A table's name as it is written in a statement."""
+        return self._names[table]
 
     def bulk(self, statement: str, rows: Types, returns: Types | None = None) -> Bulk:
         """A statement that reads ``r`` with columns ``rows``, and returns columns of the types ``returns``.
 
-        In the text ``{inbox}`` is a table's name, ``{for_update}`` locks the rows of the table called ``t``.
+        In the text ``{inbox}`` is a table's name, ``{for_update}`` locks the rows of the table called ``t``; so does
+        ``{skip_locked}``, which leaves out those that somebody else holds.
         """
         readers = [_reader(type, self.dialect) for type in (returns or {}).values()]
         body = statement.format_map(self._names)

@@ -80,7 +80,7 @@ class ParkedMessages:
 
     def park(self, connection: Connection, messages: Sequence[Parked]) -> None:
         """Keep messages, in this order."""
-        self._park.count(connection, [_row(message) for message in messages])
+        self._park.count(connection, [tuple(parked_row(message).values()) for message in messages])
 
     def claim(self, connection: Connection, now: datetime) -> Parked | None:
         """Lock and read a message that is due, the head of its lane, and not held by anybody else."""
@@ -209,13 +209,14 @@ def _asks(row: RowMapping) -> BarrierKey | None:
     return BarrierKey(row["saga_id"], row["step_path"], row["generation"], Operation(row["op"]))
 
 
-def _row(message: Parked) -> tuple[Any, ...]:
+def parked_row(message: Parked) -> dict[str, Any]:
+    """A parked message as columns and their values."""
     record = message.record
     # Latin-1 maps every byte to one character and back: a header is kept whatever its bytes are.
     headers = {name: value.decode("latin-1") for name, value in record.headers.items()}
     if record.key is not None and len(record.key) > LONGEST_LANE:
         headers[_REST_OF_KEY] = record.key[LONGEST_LANE:].decode("latin-1")
-    return (
+    values = (
         message.consumer,
         record.topic,
         None if record.key is None else record.key[:LONGEST_LANE],
@@ -233,6 +234,7 @@ def _row(message: Parked) -> tuple[Any, ...]:
         message.parked_at,
         *(message.asks or (None,) * 4),
     )
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _storable(text: str) -> str:

@@ -30,6 +30,7 @@ from kafkasaga.stores.inbox import Inbox
 from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
+from kafkasaga.stores.parked_commands import ParkedCommands
 from kafkasaga.stores.sagas import Sagas
 from kafkasaga.stores.sagas import Timers as KnownTimers
 
@@ -44,6 +45,7 @@ class Statements:
         self.outbox: Final = OutboxRows(sql)
         self.offsets: Final = Offsets(sql)
         self.parked: Final = ParkedMessages(sql)
+        self.parked_commands: Final = ParkedCommands(sql)
 
 
 class SqlUnitOfWork:
@@ -95,6 +97,11 @@ class SqlUnitOfWork:
         with translated():
             self._do.barrier.settle(self._connection, entries)
 
+    def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
+        """One statement."""
+        with translated():
+            return self._do.barrier.carried_out(self._connection, actions)
+
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """One statement."""
         with translated():
@@ -136,6 +143,16 @@ class SqlUnitOfWork:
         """One statement."""
         with translated():
             self._do.parked.park(self._connection, messages)
+
+    def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
+        """One statement."""
+        with translated():
+            return self._do.parked_commands.replace(self._connection, messages)
+
+    def drop_parked(self, actions: Collection[BarrierKey]) -> list[tuple[ParkedKey, BarrierKey]]:
+        """One statement; a second one if there were any."""
+        with translated():
+            return self._do.parked_commands.drop(self._connection, actions)
 
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         """One statement."""

@@ -1,6 +1,7 @@
 """A store over each kind of database."""
 
 from collections.abc import Iterator
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import MetaData
@@ -45,3 +46,9 @@ def threads(store: SqlStore) -> Iterator[Threads]:
     threads = Threads(store)
     yield threads
     threads.close()
+
+
+@pytest.fixture
+def saga() -> UUID:
+    """The id of some saga."""
+    return uuid4()

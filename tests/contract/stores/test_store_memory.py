@@ -11,10 +11,22 @@ import pytest
 
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.testing.memory import MemoryRelayQueue, MemoryStore
-from tests.contract.stores import test_store_claims, test_store_parked, test_store_relay_queue, test_store_sagas
+from tests.contract.stores import (
+    test_store_claims,
+    test_store_parked,
+    test_store_parked_commands,
+    test_store_relay_queue,
+    test_store_sagas,
+)
 from tests.contract.stores.store_kit import Threads, until
 
-SUITES: tuple[ModuleType, ...] = (test_store_claims, test_store_parked, test_store_relay_queue, test_store_sagas)
+SUITES: tuple[ModuleType, ...] = (
+    test_store_claims,
+    test_store_parked,
+    test_store_parked_commands,
+    test_store_relay_queue,
+    test_store_sagas,
+)
 # They count statements, ask the operator's queries, write rows by SQL, or try what only PostgreSQL or its text can do.
 ABOUT_SQL = {
     "TestStatementCounts",

@@ -15,6 +15,7 @@ from kafkasaga.ports import (
     BarrierEntry,
     BarrierKey,
     InboxKey,
+    Outcome,
     Parked,
     ParkedKey,
     ParkedStatus,
@@ -88,6 +89,12 @@ class MemoryUnitOfWork:
         if entry is None:
             raise RuntimeError(f"{key} was claimed and not settled in its transaction")
         return entry
+
+    def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
+        self._alive()
+        with self._waiting.guard:
+            entries = {key: self._barrier.get(key) or self._tables.barrier.get(key) for key in actions}
+        return {key for key, entry in entries.items() if entry is not None and entry.outcome is Outcome.DONE}
 
     # -- sagas
 
@@ -169,6 +176,35 @@ class MemoryUnitOfWork:
                 id = self._tables.next_parked_id()
                 self._lock(("parked", id))
                 self._parked[id] = replace(message, id=id)
+
+    def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
+        self._alive()
+        replaced: set[InboxKey] = set()
+        with self._waiting.guard:
+            for new in messages:
+                for old in self._commands({new.asks} if new.asks is not None else set()):
+                    if _lane(old) == _lane(new):
+                        changed = replace(old, record=new.record, message_id=new.message_id, source=new.source)
+                        self._parked[old.id] = changed
+                        replaced.add(InboxKey(new.consumer, new.source, new.message_id))
+        return replaced
+
+    def drop_parked(self, actions: Collection[BarrierKey]) -> list[tuple[ParkedKey, BarrierKey]]:
+        self._alive()
+        gone: list[tuple[ParkedKey, BarrierKey]] = []
+        with self._waiting.guard:
+            for message in self._commands(set(actions)):
+                assert message.asks is not None
+                record = message.record
+                gone.append((ParkedKey(message.consumer, record.topic, record.key or b""), message.asks))
+                self._promote(message.id)
+                self._parked[message.id] = None
+        return gone
+
+    def _commands(self, asked: set[BarrierKey]) -> list[Parked]:
+        """Parked commands that ask for these and that nobody tries now; they are held from here on."""
+        found = [p for p in self._visible().values() if p.asks in asked and p.status is not ParkedStatus.DEAD_LETTER]
+        return [p for p in found if self._locks.try_take(self, ("parked", p.id))]
 
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         with self._waiting.guard:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
-from kafkasaga.messages import Operation, Record, read_attributes
+from kafkasaga.messages import Operation, Record, SagaContext, read_attributes
 from kafkasaga.ports import TopicPartition
 from kafkasaga.saga.events import (
     CommandSent,
@@ -105,25 +105,30 @@ def _everything_read(run: Run) -> Iterator[Violation]:
 
 def _answered(run: Run, site: Site, record: Record) -> bool:
     """The barrier dealt with it, or there was nothing to do: it asked for what had been done, or came too late."""
-    saga = read_attributes(record).saga
+    attributes = read_attributes(record)
+    saga = attributes.saga
     if saga is None:
         return False
     if saga.command_id is not None:
         return True  # a reply to another saga on a shared topic
-    answered = any(
-        sent.service == site.name
-        and (reply := sent.envelope.saga) is not None
-        and (reply.saga_id, reply.step, reply.generation) == (saga.saga_id, saga.step, saga.generation)
-        for sent in run.history.sent.values()
+    about = (saga.saga_id, saga.step, saga.generation)
+    replies = [sent.envelope.saga for sent in run.history.sent.values() if sent.service == site.name]
+    effects = [e.effect for e in run.history.effects if e.effect.service == site.name and e.effect.saga is not None]
+    carried_out = [e for e in effects if e.saga and (e.saga.saga_id, e.saga.step, e.saga.generation) == about]
+    if site.name in run.plan.made_up:  # each of these answers every command, unless it keeps silent for good
+        named = any(reply is not None and reply.command_id == attributes.id for reply in replies)
+        return named or any(effect.reply is None for effect in carried_out) or _replaced(run, site, record, saga)
+    answered = any(r is not None and (r.saga_id, r.step, r.generation) == about for r in replies)
+    return answered or bool(carried_out)
+
+
+def _replaced(run: Run, site: Site, record: Record, saga: SagaContext) -> bool:
+    """A later attempt of it was parked: within one transaction that takes its place."""
+    parked = {key.message_id for key in run.history.parked[site.name]}
+    return any(
+        (later := read_attributes(other)).saga == saga and later.id in parked
+        for other in run.broker.log(TopicPartition(record.topic, record.partition))[record.offset + 1 :]
     )
-    carried_out = any(
-        e.effect.service == site.name
-        and e.effect.saga is not None
-        and (e.effect.saga.saga_id, e.effect.saga.step, e.effect.saga.generation)
-        == (saga.saga_id, saga.step, saga.generation)
-        for e in run.history.effects
-    )
-    return answered or carried_out
 
 
 def _text(record: Record) -> str:

@@ -69,6 +69,8 @@ class Transaction:
     sent: list[Envelope] = field(default_factory=list[Envelope])
     parked: set[InboxKey] = field(default_factory=set[InboxKey])
     unmatched: set[UUID] = field(default_factory=set[UUID])
+    waiting: set[BarrierKey] = field(default_factory=set[BarrierKey])
+    """What was asked for by the commands that it parked behind others."""
     offsets: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     wrote: bool = False
 
@@ -127,6 +129,8 @@ class History:
             self._change(done, change)
         for effect in done.effects:
             self._effect(effect)
+        for asked in done.waiting:
+            self._waiting(done.service, asked)
         for envelope in done.sent:
             self.sent.setdefault(envelope.id, Sent(done.service, envelope, done.began, self.clock))
         for key in done.claimed:
@@ -166,6 +170,17 @@ class History:
             elif effect.saga is not None and action.reply in effect.saga.failures:
                 self._fail(Violation("I9 barrier", f"{who} carried out the {what}, but its action had been refused"))
         self._carried_out[who, key] = effect
+
+    def _waiting(self, who: str, key: BarrierKey) -> None:
+        """What a compensation waits behind may be its own action, dead: it has to be answered where nothing ran."""
+        if key.operation is Operation.COMPENSATION and (who, key.action) not in self._carried_out:
+            self._fail(
+                Violation(
+                    "I9 barrier",
+                    f"{who} let the {key.operation} of step {key.step!r} generation {key.generation} wait behind "
+                    "parked messages, although its action never ran",
+                )
+            )
 
     def _compensated(self, who: str, action: BarrierKey) -> bool:
         compensation = action._replace(operation=Operation.COMPENSATION)

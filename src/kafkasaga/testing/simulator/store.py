@@ -155,6 +155,10 @@ class WorldUnitOfWork:
         self._pass("settle")
         self._inner.settle_barrier(entries)
 
+    def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
+        self._pass("carried out")
+        return self._inner.carried_out(actions)
+
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         self._pass("load")
         return self._inner.load_sagas(ids)
@@ -195,7 +199,19 @@ class WorldUnitOfWork:
             self._done.parked.add(InboxKey(consumer, message.source, message.message_id))
             if consumer != message.consumer:
                 self._done.unmatched.add(message.message_id)
+            if message.asks is not None and message.status is ParkedStatus.WAITING and not message.attempts:
+                self._done.waiting.add(message.asks)
             self._process.note(f"parks {message.record.topic}: {message.error.splitlines()[-1]}")
+
+    def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
+        self._done.wrote = True
+        replaced = self._inner.replace_parked(messages)
+        self._done.parked |= replaced
+        return replaced
+
+    def drop_parked(self, actions: Collection[BarrierKey]) -> list[tuple[ParkedKey, BarrierKey]]:
+        self._done.wrote = True
+        return self._inner.drop_parked(actions)
 
     def claim_parked(self, now: datetime) -> Parked | None:
         return self._inner.claim_parked(now)
