@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import hypothesis
 import pytest
@@ -20,10 +20,11 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_0
 hypothesis.settings.load_profile("kafkasaga")
 
 
-def _started(tier: Tier, server: type[Server]) -> Iterator[Server]:
+def started(tier: Tier, server: type[Server], **options: Any) -> Iterator[Server]:
+    """A server of a tier, for as long as a fixture lives."""
     if reason := server.missing():
         tiers.leave_out(tier, reason)
-    running = server()
+    running = server(**options)
     try:
         running.start()
         yield running
@@ -36,25 +37,25 @@ def _started(tier: Tier, server: type[Server]) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this run. Do not stop it: `private_postgres` is for that."""
-    yield from _started(Tier.POSTGRESQL, PostgresServer)
+    yield from started(Tier.POSTGRESQL, PostgresServer)
 
 
 @pytest.fixture
 def private_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server for one test, to be killed and frozen as it likes."""
-    yield from _started(Tier.POSTGRESQL, PostgresServer)
+    yield from started(Tier.POSTGRESQL, PostgresServer)
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaServer]:
     """The Apache Kafka of this run. Topics live as long as it does, so use names of your own. Do not stop it."""
-    yield from _started(Tier.KAFKA, KafkaServer)
+    yield from started(Tier.KAFKA, KafkaServer)
 
 
 @pytest.fixture
 def private_kafka() -> Iterator[KafkaServer]:
     """An Apache Kafka for one test, to be killed and frozen as it likes."""
-    yield from _started(Tier.KAFKA, KafkaServer)
+    yield from started(Tier.KAFKA, KafkaServer)
 
 
 @pytest.fixture

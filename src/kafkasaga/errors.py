@@ -9,7 +9,9 @@
     │   └── TopicsError          topics that the service needs do not exist                      (start)
     ├── EnvironmentUnavailable   something outside is away; the work is kept and tried again     (run)
     │   ├── DatabaseUnavailable
+    │   │   └── DatabaseRefused      it is there and does not let us in: at the start, an error     (start)
     │   ├── BrokerUnavailable
+    │   │   └── BrokerRefused        Kafka is there and does not let us in: likewise                (start)
     │   └── HandlersFailing
     ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
     ├── UndecodableMessage       a record is not a message that this service understands          (run)
@@ -57,8 +59,16 @@ class DatabaseUnavailable(EnvironmentUnavailable):
     """The database does not answer, or closed the connection."""
 
 
+class DatabaseRefused(DatabaseUnavailable):
+    """The database does not let us in, or we do not trust it. Waiting does not help: change what it names."""
+
+
 class BrokerUnavailable(EnvironmentUnavailable):
     """Kafka does not answer."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """Kafka does not let us in, or we do not trust it. Waiting does not help: change what it names."""
 
 
 class HandlersFailing(EnvironmentUnavailable):

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.process import ServerProcess, TemporaryDirectory, UnavailableError, free_port
+from tests.support.tls import ServerCertificate, private_file
 
 SUPERUSER = "postgres"
 UNPRIVILEGED_USER = "postgres"  # PostgreSQL refuses to run as root: then it runs as this user of the system
@@ -22,20 +23,29 @@ INSTALLED = "/usr/lib/postgresql"  # Debian keeps the server's programs off PATH
 
 
 class PostgresServer:
-    """A PostgreSQL cluster of its own, on a free loopback port, without passwords.
+    """A PostgreSQL cluster of its own, on a free loopback port, without passwords for its superuser.
 
+    With a `certificate` it speaks TLS, and all others than the superuser need it and a password (`create_user`).
     `fsync` is off unless a test or a benchmark measures or proves something with it: killing the processes loses
     nothing that was committed, only a power cut would.
     """
 
-    def __init__(self, *, fsync: bool = False, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fsync: bool = False,
+        settings: Mapping[str, str] | None = None,
+        certificate: ServerCertificate | None = None,
+    ) -> None:
         self.port = free_port()
+        self._certificate = certificate
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": "200",
             "fsync": "on" if fsync else "off",
             "full_page_writes": "on" if fsync else "off",
+            **({"ssl": "on"} if certificate is not None else {}),
             **(settings or {}),
         }
         self._names = count(1)
@@ -116,6 +126,11 @@ class PostgresServer:
         name = url.rpartition("/")[2]
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def create_user(self, name: str, password: str) -> None:
+        """Create a user who needs a password, and may make tables in every database."""
+        role = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
+        self._execute(role.format(sql.Identifier(name), sql.Literal(password)))
+
     def url(self, database: str = "postgres") -> str:
         """The SQLAlchemy URL of a database, whether it exists or not."""
         return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
@@ -164,7 +179,21 @@ class PostgresServer:
             )
         if finished.returncode != 0:
             raise process.error("could not create its cluster")
+        if self._certificate is not None:
+            self._require_tls(data, self._certificate, user)
         return process
+
+    def _require_tls(self, data: Path, certificate: ServerCertificate, user: str | None) -> None:
+        """Certificate, key, and who may come in how; where PostgreSQL looks for them by default."""
+
+        def give(path: Path) -> None:
+            if user is not None:
+                shutil.chown(path, user, user)
+
+        private_file(data / "server.crt", certificate.chain, give)
+        private_file(data / "server.key", certificate.key, give)
+        trusted = f"host all {SUPERUSER} 127.0.0.1/32 trust\n"
+        (data / "pg_hba.conf").write_text(f"{trusted}hostssl all all 127.0.0.1/32 scram-sha-256\n")
 
     def _options(self) -> list[str]:
         return [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]

@@ -31,6 +31,8 @@ TIER_OF_FIXTURE = {
     "embedded_kafka": Tier.EMBEDDED,
     "kafka": Tier.KAFKA,
     "private_kafka": Tier.KAFKA,
+    "secure_postgres": Tier.POSTGRESQL,
+    "secure_kafka": Tier.KAFKA,
 }
 """Fixtures that others are made of; `postgres_url` uses `postgres`, and so on.
 

@@ -16,7 +16,9 @@ from kafkasaga.cli.run import relay, run
 from kafkasaga.cli.sagas import app as sagas
 from kafkasaga.cli.status import status
 from kafkasaga.cli.topics import app as topics
-from kafkasaga.errors import ConfigurationError, DefinitionError, KafkasagaError
+from kafkasaga.errors import BrokerRefused, ConfigurationError, DatabaseRefused, DefinitionError, KafkasagaError
+
+_WRONGLY_CONFIGURED = (ConfigurationError, DefinitionError, BrokerRefused, DatabaseRefused)
 
 app = typer.Typer(
     help="Sagas over Apache Kafka. Settings come from KAFKASAGA_… variables; options override them.",
@@ -55,4 +57,4 @@ def main() -> None:
         app()
     except KafkasagaError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, ConfigurationError | DefinitionError) else 1)
+        sys.exit(2 if isinstance(error, _WRONGLY_CONFIGURED) else 1)

@@ -9,13 +9,14 @@ lines are for debugging only; that Kafka was lost is said once, and once that it
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from kafkasaga.errors import BrokerUnavailable, ConfigurationError
+from kafkasaga.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from kafkasaga.kafka.config import KafkaConfig
 from kafkasaga.kafka.properties import nearest
 
@@ -33,6 +34,17 @@ REMEMBERED: Final = 1_000
 """Texts, some with numbers in them; beyond, one may be repeated too early."""
 REPEAT_SECONDS: Final = 60.0
 """Before the same trouble is logged again."""
+
+_REMEDIES: Final[Mapping[int, str]] = {
+    KafkaError._AUTHENTICATION: "check sasl.mechanism, sasl.username and sasl.password in KAFKASAGA_KAFKA",
+    KafkaError._SSL: (
+        "check ssl.ca.location in KAFKASAGA_KAFKA (the authority that signed the brokers' certificates), and that "
+        "these name the hosts of KAFKASAGA_BOOTSTRAP_SERVERS"
+    ),
+}
+"""Errors that no waiting repairs."""
+_ELAPSED: Final = re.compile(r" \(after \d+ms in state \w+\)|, \d+ identical error\(s\) suppressed")
+"""What differs each time that librdkafka says the same."""
 
 _CONNECTION_FACILITIES: Final = frozenset({"FAIL", "ERROR", "FATAL", "REQTMOUT", "SESSTMOUT", "HBFAIL", "MAXPOLL"})
 """What librdkafka also reports as an error; we log that."""
@@ -65,6 +77,8 @@ class Link:
         self.config = config
         self.fatal: str | None = None
         """Why the client can do nothing any more."""
+        self.refusal: str | None = None
+        """Why no broker lets us in, or why we do not trust any, and what to do; None when one answered since."""
         self.lost_a_leader = False
         """Whether the client will never write to some partition again, although Kafka is there."""
         self._role = role
@@ -94,7 +108,10 @@ class Link:
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._suspected = True
             self._down_at = time.monotonic()
-        elif error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE):
+        elif (remedy := _REMEDIES.get(error.code())) is not None:
+            said = self.config.masked(_ELAPSED.sub("", error.str()))
+            self.refusal = f"Kafka at {self.config.bootstrap_servers} cannot be used: {said}; {remedy}"
+        elif error.code() == KafkaError._RESOLVE:
             self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
         else:
             logger.debug("%s: %s", self._role, self.config.masked(error.str()))
@@ -110,6 +127,9 @@ class Link:
         Only an answer counts. What it said may have waited in its queue since before Kafka came back, as records and
         delivery reports may have since before Kafka went.
         """
+        if self.refusal is not None:
+            self.trouble(self.refusal)
+            self.refusal = None
         if not self._suspected or time.monotonic() < self._probed + PROBE_SECONDS:
             return
         try:
@@ -125,6 +145,13 @@ class Link:
                 logger.warning("%s: Kafka at %s answers again", *self._names)
             self._lost = self._suspected = False
         self._probed = time.monotonic()
+
+    def unavailable(self, error: KafkaException, doing: str) -> BrokerUnavailable:
+        """A broker that did not answer, or will not."""
+        if self.refusal is not None:
+            return BrokerRefused(self.refusal)
+        text = self.config.masked(code_of(error).str())
+        return BrokerUnavailable(f"Kafka at {self.config.bootstrap_servers} did not answer while {doing}: {text}")
 
     def trouble(self, text: str) -> None:
         """Log an error that will pass or be repaired, once a minute."""
@@ -145,15 +172,14 @@ def code_of(error: KafkaException) -> KafkaError:
 def refused(error: KafkaException, config: KafkaConfig) -> ConfigurationError:
     """The refusal of a setting, with the setting that was probably meant."""
     text = config.masked(code_of(error).str())
+    file = next((name for name in config.raw if name.endswith(".location") and f"{name} failed" in text), None)
+    if file is not None:
+        return ConfigurationError(
+            f"Kafka settings: {file}={config.raw[file]} cannot be used; is it there, readable, and PEM? ({text})"
+        )
     unknown = next((name for name in config.raw if f'"{name}"' in text and "No such" in text), None)
     if unknown is None:
         return ConfigurationError(f"Kafka settings: {text}")
     near = nearest(unknown)
     hint = f"did you mean {near}?" if near else "see librdkafka's CONFIGURATION.md for the settings it has"
     return ConfigurationError(f"Kafka settings: {unknown} is not a setting of librdkafka; {hint}")
-
-
-def unavailable(error: KafkaException, config: KafkaConfig, doing: str) -> BrokerUnavailable:
-    """A broker that did not answer."""
-    text = config.masked(code_of(error).str())
-    return BrokerUnavailable(f"Kafka at {config.bootstrap_servers} did not answer while {doing}: {text}")

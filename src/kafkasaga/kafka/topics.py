@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from typing import Any, Final
@@ -15,11 +16,13 @@ from confluent_kafka.cimpl import NewTopic
 
 from kafkasaga.errors import TopicsError
 from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
-from kafkasaga.kafka.link import Link, code_of, unavailable
+from kafkasaga.kafka.link import Link, code_of
 from kafkasaga.ports import TopicPartition
 
 ANSWER_SECONDS: Final = 10.0
 """For a broker to answer."""
+REFUSAL_SECONDS: Final = 3.0
+"""Between two looks whether a broker that does not answer has refused us."""
 CREATE_SECONDS: Final = 30.0
 """For the brokers to have a new topic everywhere."""
 
@@ -27,11 +30,12 @@ CREATE_SECONDS: Final = 30.0
 class Topics:
     """The topics of a cluster. Its connection is made when first used, and lives as long as the object.
 
-    Every method raises ``BrokerUnavailable`` when nobody answers.
+    Every method raises ``BrokerUnavailable`` when nobody answers, ``BrokerRefused`` when nobody lets us in.
     """
 
     def __init__(self, settings: KafkaSettings, *, timeout: float = ANSWER_SECONDS) -> None:
         self._config = KafkaConfig.of(settings, "kafkasaga-admin")
+        self._link = Link(self._config, "admin")
         self._timeout = timeout
         self._client: AdminClient | None = None
 
@@ -101,20 +105,27 @@ class Topics:
                 for place, future in answers.items()
             }
         except KafkaException as error:
-            raise unavailable(error, self._config, "it was asked for offsets") from None
+            raise self._link.unavailable(error, "it was asked for offsets") from None
 
     @property
     def _admin(self) -> Any:  # the client's stubs leave open what its futures give
         if self._client is None:
-            self._client = Link(self._config, "admin").open(AdminClient, self._config.admin())
+            self._client = self._link.open(AdminClient, self._config.admin())
         return self._client
 
     def _metadata(self) -> Any:
-        try:
-            # All topics: asking for one by name would make it, where brokers make topics by themselves.
-            return self._admin.list_topics(timeout=self._timeout)
-        except KafkaException as error:
-            raise unavailable(error, self._config, "it was asked for its topics") from None
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                # All topics: asking for one by name would make it, where brokers make topics by themselves.
+                found = self._admin.list_topics(timeout=min(REFUSAL_SECONDS, self._timeout))
+            except KafkaException as error:
+                self._admin.poll(0)  # librdkafka says here why nobody answers
+                if self._link.refusal is not None or time.monotonic() > deadline:
+                    raise self._link.unavailable(error, "it was asked for its topics") from None
+            else:
+                self._link.refusal = None
+                return found
 
     def _refusal(self, name: str, future: Future[None]) -> str | None:
         try:
@@ -124,7 +135,7 @@ class Topics:
             if code == KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster
                 return None
             if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
-                raise unavailable(error, self._config, f"it was to make topic {name}") from None
+                raise self._link.unavailable(error, f"it was to make topic {name}") from None
             return f"{name}: {code_of(error).str()}"
         return None
 
@@ -133,7 +144,7 @@ class Topics:
         try:
             topic = self._admin.list_topics(name, timeout=self._timeout).topics[name]
         except KafkaException as error:
-            raise unavailable(error, self._config, f"it was to make topic {name}") from None
+            raise self._link.unavailable(error, f"it was to make topic {name}") from None
         return None if topic.error is None else f"{name}: {topic.error.str()}"
 
 

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import structlog
 
 from kafkasaga.clock import SystemClock
-from kafkasaga.errors import ConfigurationError, EnvironmentUnavailable, TopicsError
+from kafkasaga.errors import (
+    BrokerRefused,
+    ConfigurationError,
+    DatabaseRefused,
+    EnvironmentUnavailable,
+    TopicsError,
+)
 from kafkasaga.kafka import KafkaConsumer, KafkaProducer, Topics
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import TopicPartition
@@ -92,7 +98,7 @@ class Runner:
     def start(self) -> bool:
         """Check settings, tables and topics, then start the loops; False if it was told to stop before.
 
-        Where the database or the broker is away, it waits for it (and says so once).
+        Where the database or the broker is away, it waits for it (and says so once); not where one refuses us.
 
         Raises:
             ConfigurationError: if something is not as it must be.
@@ -167,6 +173,8 @@ class Runner:
         while True:
             try:
                 check()
+            except (BrokerRefused, DatabaseRefused) as error:
+                raise ConfigurationError(str(error)) from None
             except EnvironmentUnavailable as error:
                 if not said:
                     log.warning("waiting for what is away", what=what, error=str(error))

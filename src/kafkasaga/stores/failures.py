@@ -7,14 +7,14 @@ wait. Anything else (a constraint of the user's, a syntax error) passes through 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from kafkasaga.errors import DatabaseUnavailable, KafkasagaError, SerializationConflict
+from kafkasaga.errors import DatabaseRefused, DatabaseUnavailable, KafkasagaError, SerializationConflict
 
 SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "40001": SerializationConflict,  # serialization_failure
@@ -37,6 +37,21 @@ SQLITE_CODES: Final[dict[int, type[KafkasagaError]]] = {
 }
 """SQLite's primary result codes."""
 
+REFUSALS: Final[Mapping[str, str]] = {
+    "password authentication failed": "check the name and the password in KAFKASAGA_DATABASE_URL",
+    "no password supplied": "add the password to KAFKASAGA_DATABASE_URL",
+    "no pg_hba.conf entry": "let this user in (pg_hba.conf), or use TLS: sslmode=verify-full in KAFKASAGA_DATABASE_URL",
+    "certificate verify failed": "set sslrootcert= in KAFKASAGA_DATABASE_URL to the authority that signed the server's",
+    "does not match host name": "use a host in KAFKASAGA_DATABASE_URL that the server's certificate names",
+    "root certificate file": "set sslrootcert= in KAFKASAGA_DATABASE_URL to a file that is there",
+    "server does not support SSL": "switch TLS on at the server, or lower sslmode= in KAFKASAGA_DATABASE_URL",
+}
+"""What PostgreSQL or its client library says when no waiting helps, and the remedy.
+
+There is no SQLSTATE before a connection stands, only text, and that of a server may be in its own language: what is not
+recognised counts as a server that is away, with its text in the log.
+"""
+
 _PRIMARY: Final = 0xFF  # an extended result code holds its primary one in the low byte
 
 
@@ -51,7 +66,7 @@ def translated() -> Generator[None]:
         kind = kind_of(error)
         if kind is None:
             raise
-        raise kind(_first_line(error)) from error
+        raise _ours(kind, error) from error
 
 
 def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:
@@ -74,7 +89,17 @@ def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:
 def meant_for_us(error: BaseException) -> KafkasagaError | None:
     """What an error of the user's own statement is to us: the database is away, or in conflict; else None."""
     kind = kind_of(error) if isinstance(error, DBAPIError) else None
-    return None if kind is None or not isinstance(error, DBAPIError) else kind(_first_line(error))
+    return None if kind is None or not isinstance(error, DBAPIError) else _ours(kind, error)
+
+
+def _ours(kind: type[KafkasagaError], error: DBAPIError) -> KafkasagaError:
+    if kind is DatabaseUnavailable:
+        # A host with several addresses has a line for each.
+        for line in str(error.orig).splitlines():
+            remedy = next((remedy for said, remedy in REFUSALS.items() if said in line), None)
+            if remedy is not None:
+                return DatabaseRefused(f"the database cannot be used: {line}; {remedy}")
+    return kind(_first_line(error))
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -14,6 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.support.kafka.jars import jars, missing
 from tests.support.process import ServerProcess, TemporaryDirectory, free_port
+from tests.support.tls import ServerCertificate, private_file
 
 READY_WITHIN = 90.0  # seconds; about 4 on an idle machine
 METADATA_SECONDS = 2.0
@@ -40,13 +41,29 @@ SINGLE_NODE = {
 }
 
 
+SCRAM = "SCRAM-SHA-512"
+LOGIN_MODULES = "org.apache.kafka.common.security"
+
+
 class KafkaServer:
-    """An Apache Kafka of its own, on free loopback ports. Topics must be created before use."""
+    """An Apache Kafka of its own, on free loopback ports. Topics must be created before use.
+
+    With a `certificate` it also listens at `secure_servers`, where clients need TLS and a name and password of `users`
+    (mechanism PLAIN or SCRAM-SHA-512).
+    """
 
     def __init__(
-        self, *, settings: Mapping[str, str] | None = None, heap: str = "512m", jvm_options: tuple[str, ...] = ()
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        heap: str = "512m",
+        jvm_options: tuple[str, ...] = (),
+        certificate: ServerCertificate | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port()
+        self._secure_port = free_port()
+        self._certificate, self._users = certificate, dict(users or {})
         self._controller_port = free_port()
         self._settings = dict(settings or {})
         self._jvm_options = (f"-Xmx{heap}", "-XX:+UseSerialGC", *jvm_options)
@@ -70,6 +87,11 @@ class KafkaServer:
     @property
     def bootstrap_servers(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def secure_servers(self) -> str:
+        """Where it speaks SASL over TLS."""
+        return f"127.0.0.1:{self._secure_port}"
 
     @property
     def process(self) -> ServerProcess:
@@ -150,7 +172,7 @@ class KafkaServer:
         tool = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool"]
         with process.log.open("wb") as output:
             formatted = subprocess.run(
-                [*tool, "format", "-t", cluster_id, "-c", str(properties)],
+                [*tool, "format", f"--cluster-id={cluster_id}", "-c", str(properties), *self._scram_users()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -168,7 +190,35 @@ class KafkaServer:
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers}",
             "controller.quorum.voters": f"1@{controller}",
             "log.dirs": str(self._data),
+            **self._secure_listener(),
             **self._settings,
+        }
+
+    def _scram_users(self) -> list[str]:
+        return [part for name, word in self._users.items() for part in ("-S", f"{SCRAM}=[name={name},password={word}]")]
+
+    def _secure_listener(self) -> dict[str, str]:
+        """A second listener, with TLS and passwords; the broker itself and the tests' tools use the first one."""
+        if self._certificate is None:
+            return {}
+        plain = f"PLAINTEXT://{self.bootstrap_servers}"
+        secure = f"SECURE://{self.secure_servers}"
+        passwords = " ".join(f'user_{name}="{word}"' for name, word in self._users.items())
+        keystore = private_file(self._data.parent / "keystore.pem", self._certificate.key + self._certificate.chain)
+        return {
+            "listeners": f"{plain},{secure},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"{plain},{secure}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "sasl.enabled.mechanisms": f"PLAIN,{SCRAM}",
+            "listener.name.secure.ssl.keystore.type": "PEM",
+            "listener.name.secure.ssl.keystore.location": str(keystore),
+            "listener.name.secure.plain.sasl.jaas.config": (
+                f"{LOGIN_MODULES}.plain.PlainLoginModule required {passwords};"
+            ),
+            f"listener.name.secure.{SCRAM.lower()}.sasl.jaas.config": (
+                f"{LOGIN_MODULES}.scram.ScramLoginModule required;"
+            ),
         }
 
     @property
