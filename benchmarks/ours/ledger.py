@@ -1,5 +1,6 @@
-"""A participant as small as one can be: a command, one row, one reply."""
+"""A participant as small as one can be: a command, one row, one reply; one by one, and in bulk."""
 
+from sqlalchemy import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kafkasaga import Message, Service
@@ -38,3 +39,13 @@ service = Service("ledger")
 def book(command: Book, session: Session) -> Booked:
     session.add(Entry(order=command.order, account=command.account, amount=command.amount))
     return Booked(order=command.order, account=command.account, number=command.number)
+
+
+bulk = Service("ledger")
+
+
+@bulk.batch_handler
+def book_all(commands: list[Book], session: Session) -> list[Booked]:
+    rows = [{"order": c.order, "account": c.account, "amount": c.amount} for c in commands]
+    session.execute(insert(Entry), rows)
+    return [Booked(order=c.order, account=c.account, number=c.number) for c in commands]

@@ -48,6 +48,7 @@ def workload() -> Workload:
         "messages/s",
         (
             Contender("kafkasaga, plain handler", lambda machine, options: _consume(machine, options, PLAIN)),
+            Contender("kafkasaga, batch handler", lambda machine, options: _consume(machine, options, BULK)),
             Contender("loop, same handler", lambda machine, options: _consume(machine, options, loop)),
             Contender("ceiling", lambda machine, options: _consume(machine, options, CEILING)),
         ),
@@ -71,11 +72,17 @@ def _by_hand(module: str) -> Callable[[Machine, str], list[str]]:
 
 
 _REPLIES_BY_HAND = "SELECT key, payload FROM outbox ORDER BY seq"
-PLAIN = Consumer(
-    _our_tables,
-    lambda _machine, _url: service_command("benchmarks.ours.ledger:service", "consumer"),
-    "SELECT key, convert_from(payload, 'UTF8') FROM outbox ORDER BY id",
-)
+
+
+def _ours(service: str) -> Consumer:
+    return Consumer(
+        _our_tables,
+        lambda _machine, _url: service_command(f"benchmarks.ours.ledger:{service}", "consumer"),
+        "SELECT key, convert_from(payload, 'UTF8') FROM outbox ORDER BY id",
+    )
+
+
+PLAIN, BULK = _ours("service"), _ours("bulk")
 CEILING = Consumer(_tables_by_hand, _by_hand("ledger"), _REPLIES_BY_HAND)
 
 

@@ -12,7 +12,9 @@ from typing import Protocol, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
+from kafkasaga import Service
 from kafkasaga.messages import Message, SagaState
 from kafkasaga.saga.definition import Saga
 from kafkasaga.saga.flow import Each, Ends, Flow, LocalStep, Step, WaitFor, parallel, reply
@@ -206,3 +208,21 @@ def wrong(message: OrderCreated, state: OrderState, big: BigState) -> object:
     scenario(big)  # type: ignore[arg-type]  # E
     many: Sequence[Flow[BigState]] = [Big.reserve, 1]  # type: ignore[list-item]  # E
     return flow, many
+
+
+service = Service("typed")
+
+
+@service.batch_handler
+def pay_all(commands: list[ProcessPayment], session: Session) -> list[PaymentSucceeded | PaymentFailed]:
+    return [PaymentSucceeded(order_id=command.order_id) for command in commands]
+
+
+@service.batch_handler(consumer="typed.second")
+def listen_to_all(commands: Sequence[ProcessPayment]) -> None: ...
+
+
+def handlers_in_the_wrong_place() -> None:
+    @service.batch_handler  # type: ignore[type-var]  # E
+    def one_answer(commands: list[ProcessPayment]) -> PaymentSucceeded:
+        return PaymentSucceeded(order_id=commands[0].order_id)

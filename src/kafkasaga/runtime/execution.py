@@ -11,6 +11,7 @@ from kafkasaga.runtime.orchestrator import Definitions, SagaTurn, Unmatched
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
+from kafkasaga.runtime.runs import runs
 from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.stores import Published, meant_for_us
 
@@ -39,7 +40,8 @@ class Execution:
         ``overtaking`` are those, by their ids in memory, that come before parked messages of their lane.
 
         Raises:
-            TaskFailed: if one raised; the transaction is to be rolled back.
+            TaskFailed: if one raised; the transaction is to be rolled back. What a batch handler raises for several
+                messages goes through as it is.
             SerializationConflict: if one met another transaction.
             DatabaseUnavailable: if one lost the database.
         """
@@ -51,12 +53,14 @@ class Execution:
         sagas = SagaTurn(uow, self._sender, self._definitions, of_sagas, published)
         taken: set[int] = set()
         """Records that some saga took, by their ids in memory."""
-        for task in tasks:
-            turn = handlers if isinstance(task.route, HandlerRoute) else sagas
+        for run in runs(tasks):
+            task = run[0]
             self._began(task)
             try:
-                outgoing += turn.handle(task)
-                if turn is sagas:
+                if isinstance(task.route, HandlerRoute):
+                    outgoing += handlers.handle(run)
+                else:
+                    outgoing += sagas.handle(task)
                     taken.add(id(task.record))
             except Unmatched as error:
                 unmatched.append((task, error))
@@ -66,6 +70,8 @@ class Execution:
                 ours = meant_for_us(error)  # the handler's own statement met another transaction, or no database
                 if ours is not None:
                     raise ours from error
+                if len(run) > 1:
+                    raise  # nobody knows whose it is
                 raise TaskFailed(task, error) from error
             finally:
                 self._ended()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message
@@ -17,13 +17,14 @@ from kafkasaga.stores import is_async_session_type, is_session_type
 
 WhenDead = Literal["block", "go-on"]
 Reply = Message | Sequence[Message] | None
+_SEQUENCES = (list, Sequence)
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A function of the user's, and how to call it."""
 
-    function: Callable[..., Reply]
+    function: Callable[..., Any]
     message: type[Message]
     consumer: str
     """Its dedup identity: a message takes effect once for each consumer."""
@@ -32,15 +33,31 @@ class Handler:
     """The message types that it says it returns, in the order of its annotation."""
     when_dead: WhenDead = "block"
     """What becomes of the later messages of a key when one of them has no attempt left."""
+    takes_many: bool = False
+    """Whether it takes a list of messages, and returns one answer for each."""
 
     @property
     def name(self) -> str:
         return describe(self.function)
 
-    def call(self, message: Message, session: Callable[[], Any]) -> tuple[Message, ...]:
-        """Run it; returns the messages that it answered."""
+    def call(self, messages: Sequence[Message], session: Callable[[], Any]) -> list[tuple[Message, ...]]:
+        """Run it; returns what it answered to each. One that does not take many is given one."""
         extra = {} if self.session_parameter is None else {self.session_parameter: session()}
-        answer = self.function(message, **extra)
+        if not self.takes_many:
+            (message,) = messages
+            return [self._answer(self.function(message, **extra))]
+        answers: Sequence[Reply] | None = self.function(list(messages), **extra)
+        if answers is None and not self.replies:
+            return [()] * len(messages)
+        if answers is None or len(answers) != len(messages):
+            given = "None" if answers is None else f"{len(answers)} answers"
+            raise TypeError(
+                f"batch handler {self.name} returned {given} to {len(messages)} messages; "
+                "return a list with one answer for each, in their order"
+            )
+        return [self._answer(answer) for answer in answers]
+
+    def _answer(self, answer: Reply) -> tuple[Message, ...]:
         messages = () if answer is None else (answer,) if isinstance(answer, Message) else tuple(answer)
         for returned in messages:
             if not isinstance(returned, self.replies):
@@ -56,8 +73,10 @@ def describe(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def inspect_handler(function: Callable[..., Any], consumer: str, when_dead: WhenDead = "block") -> Handler:
-    """Read a function's type hints.
+def inspect_handler(
+    function: Callable[..., Any], consumer: str, when_dead: WhenDead = "block", *, takes_many: bool = False
+) -> Handler:
+    """Read a function's type hints. One that ``takes_many`` has a list of messages where others have one.
 
     Raises:
         DefinitionError: if they do not say what the function handles; the text names the remedy.
@@ -73,9 +92,7 @@ def inspect_handler(function: Callable[..., Any], consumer: str, when_dead: When
         raise DefinitionError(f"{where} is a method: register the bound one, service.handler(instance.{name})")
     hints = _hints(function, where)
     first = parameters[0].name if parameters else "command"
-    message = hints.get(first)
-    if not (isinstance(message, type) and issubclass(message, Message)):
-        raise DefinitionError(f"{where}: its first parameter needs a Message type, e.g. ({first}: ReserveInventory)")
+    message = _message_type(hints.get(first), first, where, takes_many=takes_many)
     if message.__contract__ is None:
         raise DefinitionError(
             f"{where}: {message.__name__} is an abstract base (no topic=); handle a message that travels"
@@ -83,7 +100,25 @@ def inspect_handler(function: Callable[..., Any], consumer: str, when_dead: When
     if when_dead not in get_args(WhenDead):
         raise DefinitionError(f"{where}: when_dead={when_dead!r} is not known; use 'block' or 'go-on'")
     session_parameter = _session_parameter(parameters[1:], hints, where)
-    return Handler(function, message, consumer, session_parameter, _replies(hints, where), when_dead)
+    return Handler(function, message, consumer, session_parameter, _replies(hints, where), when_dead, takes_many)
+
+
+def _message_type(hint: Any, parameter: str, where: str, *, takes_many: bool) -> type[Message]:
+    element = next(iter(get_args(hint)), None) if get_origin(hint) in _SEQUENCES else None
+    many = _is_message(element)
+    if takes_many and not many:
+        raise DefinitionError(
+            f"{where}: the first parameter of a batch handler is a list, e.g. ({parameter}: list[ReserveInventory])"
+        )
+    if many and not takes_many:
+        raise DefinitionError(f"{where} takes a list of {_shown(element)}: register it with batch_handler")
+    found: Any = element if many else hint
+    if not _is_message(found):
+        raise DefinitionError(
+            f"{where}: its first parameter needs a Message type, e.g. ({parameter}: ReserveInventory)"
+        )
+    message: type[Message] = found
+    return message
 
 
 def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:

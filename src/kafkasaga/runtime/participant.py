@@ -24,7 +24,7 @@ The barrier is dtm's idea (sub-transaction barrier); Seata calls it a fence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -32,11 +32,12 @@ from uuid import UUID
 import structlog
 
 from kafkasaga.errors import SerializationConflict
-from kafkasaga.messages import Envelope, Mark, Message, Operation, SagaContext, contract_of
+from kafkasaga.messages import Envelope, Mark, Message, Operation, contract_of
 from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome, UnitOfWork
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.runtime.outgoing import Sender, derived_id, reply_context
 from kafkasaga.runtime.routing import HandlerRoute, Task
+from kafkasaga.runtime.runs import Run
 from kafkasaga.stores import CONTEXT, PublishContext, Published
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -56,30 +57,35 @@ class HandlerTurn:
         self._uow, self._sender, self._published = uow, sender, published or Published(sender.place)
         self._overtaking = overtaking
         """Tasks, by their ids in memory, that run before parked messages of their lane: their handlers must not."""
-        keys = self._claimed = {key for task in tasks for key in _keys(task)}
+        keys = self._claimed = {key for task in tasks for key in task.claims}
         self._known: dict[BarrierKey, BarrierEntry] = uow.claim_barrier(keys) if keys else {}
         self._settled: dict[BarrierKey, BarrierEntry] = {}
 
-    def handle(self, task: Task) -> list[Envelope]:
-        """What the service answers to a message. Raises whatever the handler raises."""
-        assert isinstance(task.route, HandlerRoute)
+    def handle(self, run: Run) -> list[Envelope]:
+        """What the service answers to the messages of a run. Raises whatever the handler raises."""
+        answers = {id(task): self._without_handler(task) for task in run}
+        due = [task for task in run if answers[id(task)] is None]
+        if due:
+            for task, called in zip(due, self._call(due), strict=True):
+                answers[id(task)] = called
+        return [envelope for task in run for envelope in answers[id(task)] or ()]
+
+    def _without_handler(self, task: Task) -> list[Envelope] | None:
+        """The answer to a message for which no handler has to run; None if one has to."""
         if (saga := task.attributes.saga) is not None and saga.mark is not None:
             log.debug("a barrier's answer is no event", mark=saga.mark.value, message_id=str(task.attributes.id))
             return []
-        context = task.command_of
-        if context is None:
-            return self._run(task, task.route.handler)
-        key = _key(context)
+        context, key = task.command_of, task.asks
+        if context is None or key is None:
+            return None
         known = self._entry(key)
         if known is not None:
             return self._answer_again(task, known)
-        if context.operation is Operation.COMPENSATION and self._nothing_to_undo(context):
-            return self._answer_empty(task, task.route.handler, key)
+        if key.operation is Operation.COMPENSATION and self._nothing_to_undo(key, context.failures):
+            return self._answer_empty(task, _handler(task), key)
         if id(task) in self._overtaking:
             raise SerializationConflict(f"step {context.step!r} was carried out just now: its undoing waits its turn")
-        published, answers = self._call(task, task.route.handler)
-        self._settle(key, _done(answers[0]) if answers else BarrierEntry(Outcome.DONE))
-        return published + answers
+        return None
 
     def settle(self) -> None:
         """Write what became of the claimed rows."""
@@ -100,43 +106,47 @@ class HandlerTurn:
                 topic=lane.topic, consumer=lane.consumer, saga_id=str(key.saga_id), step=key.step,
             )  # fmt: skip
 
-    def _run(self, task: Task, handler: Handler) -> list[Envelope]:
-        published, answers = self._call(task, handler)
-        return published + answers
+    def _call(self, tasks: Run) -> list[list[Envelope]]:
+        """Call the handler once for these tasks: what it published and what it returned, for each.
 
-    def _call(self, task: Task, handler: Handler) -> tuple[list[Envelope], list[Envelope]]:
-        """Call the handler: what it published, and what it returned.
-
-        The first message that it returns is the reply; others are events of their own.
+        The first message that it returns to a command is the reply; others are events of their own.
         """
-        assert task.message is not None
-        cause, context = task.attributes, task.command_of
-        numbers = count()
+        handler, messages = _handler(tasks[0]), [task.message for task in tasks if task.message is not None]
+        ids = [_Ids(task) for task in tasks]
         opened: list[Any] = []
-
-        def next_id() -> UUID:
-            return derived_id(cause, task.consumer, next(numbers))
 
         def session() -> Any:
             session = self._uow.session
-            session.info[CONTEXT] = PublishContext(
-                self._sender.source, next_id, cause.traceparent, self._sender.clock.now(), self._published
-            )
+            session.info[CONTEXT] = self._publishing(tasks[0], _refuse_to_publish if handler.takes_many else ids[0])
             opened.append(session)
             return session
 
         try:
-            with structlog.contextvars.bound_contextvars(**_log_fields(task)):
-                messages = handler.call(task.message, session)
+            with structlog.contextvars.bound_contextvars(**_log_fields(tasks)):
+                answers = handler.call(messages, session)
         finally:
             for one in opened:
                 del one.info[CONTEXT]
+        published = self._published.take()
+        return [
+            published + self._answers(task, messages, next_id)
+            for task, messages, next_id in zip(tasks, answers, ids, strict=True)
+        ]
+
+    def _publishing(self, task: Task, next_id: Callable[[], UUID]) -> PublishContext:
+        return PublishContext(
+            self._sender.source, next_id, task.attributes.traceparent, self._sender.clock.now(), self._published
+        )
+
+    def _answers(self, task: Task, messages: Sequence[Message], next_id: Callable[[], UUID]) -> list[Envelope]:
+        context, key, cause = task.command_of, task.asks, task.attributes
         answers: list[Envelope] = []
         for position, message in enumerate(messages):
-            replies = position == 0 and context is not None
-            saga = reply_context(context, cause.id) if replies and context is not None else None
+            saga = reply_context(context, cause.id) if position == 0 and context is not None else None
             answers.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
-        return self._published.take(), answers
+        if key is not None:
+            self._settle(key, _done(answers[0]) if answers else BarrierEntry(Outcome.DONE))
+        return answers
 
     def _entry(self, key: BarrierKey) -> BarrierEntry | None:
         return self._settled.get(key) or self._known.get(key)
@@ -144,13 +154,12 @@ class HandlerTurn:
     def _settle(self, key: BarrierKey, entry: BarrierEntry) -> None:
         self._settled[key] = entry
 
-    def _nothing_to_undo(self, compensation: SagaContext) -> bool:
-        action_key = _key(compensation).action
-        action = self._entry(action_key)
+    def _nothing_to_undo(self, compensation: BarrierKey, failures: Collection[str]) -> bool:
+        action = self._entry(compensation.action)
         if action is None:
-            self._settle(action_key, BarrierEntry(Outcome.SUPERSEDED))
+            self._settle(compensation.action, BarrierEntry(Outcome.SUPERSEDED))
             return True
-        return action.outcome is not Outcome.DONE or action.reply_type in compensation.failures
+        return action.outcome is not Outcome.DONE or action.reply_type in failures
 
     def _answer_empty(self, task: Task, handler: Handler, key: BarrierKey) -> list[Envelope]:
         reply = _reply_type(handler)
@@ -159,14 +168,13 @@ class HandlerTurn:
         return self._answer(task, entry, Mark.EMPTY)
 
     def _answer_again(self, task: Task, entry: BarrierEntry) -> list[Envelope]:
-        assert isinstance(task.route, HandlerRoute)
         match entry.outcome:
             case Outcome.DONE:
                 return self._answer(task, entry, Mark.REPEATED)
             case Outcome.EMPTY:
                 return self._answer(task, entry, Mark.EMPTY)
             case Outcome.SUPERSEDED:
-                reply = _reply_type(task.route.handler)
+                reply = _reply_type(_handler(task))
                 place = BarrierEntry(entry.outcome) if reply is None else BarrierEntry(entry.outcome, *_place(reply))
                 return self._answer(task, place, Mark.SUPERSEDED)
 
@@ -176,7 +184,7 @@ class HandlerTurn:
         assert context is not None
         if entry.reply_topic is None or entry.reply_type is None:
             return []
-        log.info("answered by the barrier", mark=mark.value, **_log_fields(task))
+        log.info("answered by the barrier", mark=mark.value, **_log_fields([task]))
         key = entry.reply_key if entry.reply_key is not None else (task.record.key or b"").decode("utf-8", "replace")
         identity = derived_id(cause, task.consumer, 0)
         saga = reply_context(context, cause.id, mark)
@@ -188,17 +196,6 @@ def _done(reply: Envelope) -> BarrierEntry:
     return BarrierEntry(Outcome.DONE, reply.topic, reply.type, reply.payload, reply.key)
 
 
-def _keys(task: Task) -> Sequence[BarrierKey]:
-    key = task.asks
-    if key is None:
-        return ()
-    return (key,) if key.operation is Operation.ACTION else (key.action, key)
-
-
-def _key(context: SagaContext) -> BarrierKey:
-    return BarrierKey(context.saga_id, context.step, context.generation, context.operation)
-
-
 def _reply_type(handler: Handler) -> type[Message] | None:
     return handler.replies[0] if handler.replies else None
 
@@ -208,8 +205,33 @@ def _place(reply: type[Message]) -> tuple[str, str]:
     return contract.topic, contract.type
 
 
-def _log_fields(task: Task) -> dict[str, str]:
-    fields = {"message_id": str(task.attributes.id), "message_type": task.attributes.type}
-    if (saga := task.attributes.saga) is not None:
+class _Ids:
+    """The ids of what a task sends, one after the other."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._numbers = task, count()
+
+    def __call__(self) -> UUID:
+        return derived_id(self._task.attributes, self._task.consumer, next(self._numbers))
+
+
+def _refuse_to_publish() -> UUID:
+    raise TypeError(
+        "a batch handler cannot publish through the outbox, since nothing tells which of its messages led to it: "
+        "return it beside the reply, as (reply, event)"
+    )
+
+
+def _handler(task: Task) -> Handler:
+    assert isinstance(task.route, HandlerRoute)
+    return task.route.handler
+
+
+def _log_fields(tasks: Run) -> dict[str, Any]:
+    if len(tasks) > 1:
+        return {"message_type": tasks[0].attributes.type, "messages": len(tasks)}
+    attributes = tasks[0].attributes
+    fields = {"message_id": str(attributes.id), "message_type": attributes.type}
+    if (saga := attributes.saga) is not None:
         fields |= {"saga_id": str(saga.saga_id), "step": saga.step}
     return fields

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
-from kafkasaga.messages import Attributes, Codec, Message, Record, Registry, SagaContext, read_attributes
+from kafkasaga.messages import Attributes, Codec, Message, Operation, Record, Registry, SagaContext, read_attributes
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
@@ -78,6 +78,14 @@ class Task:
         if context is None:
             return None
         return BarrierKey(context.saga_id, context.step, context.generation, context.operation)
+
+    @property
+    def claims(self) -> Sequence[BarrierKey]:
+        """The barrier's rows that it needs: a compensation its action's too."""
+        key = self.asks
+        if key is None:
+            return ()
+        return (key,) if key.operation is Operation.ACTION else (key.action, key)
 
 
 def saga_consumer(saga: str) -> str:

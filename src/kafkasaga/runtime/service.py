@@ -29,6 +29,8 @@ from kafkasaga.settings import Settings
 from kafkasaga.stores import Outbox, Session, enlist
 
 F = TypeVar("F", bound=Callable[..., Message | Sequence[Message] | None])
+C = TypeVar("C", bound=Callable[..., Any])
+B = TypeVar("B", bound=Callable[..., Sequence[Message | Sequence[Message] | None] | None])
 St = TypeVar("St", bound=SagaState)
 
 PARKING = exponential(attempts=20, first=timedelta(seconds=1), longest=timedelta(minutes=5))
@@ -103,6 +105,31 @@ class Service:
             DefinitionError: if the type hints do not say what it handles, or the message has a handler already.
         """
         add = partial(self._add, consumer=consumer or self.name, when_dead=when_dead)
+        return add if function is None else add(function)
+
+    @overload
+    def batch_handler(self, function: B, /) -> B: ...
+    @overload
+    def batch_handler(self, /, *, consumer: str | None = None, when_dead: WhenDead = "block") -> Callable[[B], B]: ...
+    def batch_handler(
+        self, function: B | None = None, /, *, consumer: str | None = None, when_dead: WhenDead = "block"
+    ) -> B | Callable[[B], B]:
+        """Handle many messages of one type at once, for bulk SQL; otherwise like ``handler``.
+
+        The first parameter is a list of them, in the order of their keys' messages; what is returned is a list with
+        one answer for each, in the same order (``None``, or several messages, as one answer)::
+
+            @inventory.batch_handler
+            def reserve(commands: list[ReserveInventory], session: Session) -> list[InventoryReserved | SoldOut]: ...
+
+        How many there are is how many have arrived together: one when there is little to do. Messages that came
+        before, and commands that the barrier answers, are left out. If it raises, it is called again with fewer, until
+        the one that fails is alone. It cannot publish through the outbox: what else is to be sent is returned.
+
+        Raises:
+            DefinitionError: if the type hints do not say what it handles, or the message has a handler already.
+        """
+        add = partial(self._add, consumer=consumer or self.name, when_dead=when_dead, takes_many=True)
         return add if function is None else add(function)
 
     def start(
@@ -198,8 +225,8 @@ class Service:
         finally:
             runner.stop()
 
-    def _add(self, function: F, consumer: str, when_dead: WhenDead) -> F:
-        handler = inspect_handler(function, consumer, when_dead)
+    def _add(self, function: C, consumer: str, when_dead: WhenDead, *, takes_many: bool = False) -> C:
+        handler = inspect_handler(function, consumer, when_dead, takes_many=takes_many)
         # A router refuses what does not fit together; better now than at the start.
         Router(self.name, [*self._handlers, handler], (), self.codec)
         self._handlers.append(handler)

@@ -30,23 +30,33 @@ ACTION, COMPENSATION = Operation.ACTION, Operation.COMPENSATION
 
 
 class Inventory:
-    """A participant that counts how often its handlers ran."""
+    """A participant that counts how often its handlers ran, one by one or all at once."""
 
-    def __init__(self, broker: MemoryBroker, clock: VirtualClock) -> None:
+    def __init__(self, broker: MemoryBroker, clock: VirtualClock, *, at_once: bool = False) -> None:
         self.ran: list[str] = []
         self.refuses = False
         service = Service("inventory", outbox=Ledger().outbox)
 
-        @service.handler
         def reserve(command: Reserve) -> Reserved | NotReserved:
             self.ran.append("reserve")
             return NotReserved(id=command.id) if self.refuses else Reserved(id=command.id)
 
-        @service.handler
         def release(command: Release) -> Released:
             self.ran.append("release")
             return Released(id=command.id)
 
+        def reserve_all(commands: list[Reserve]) -> list[Reserved | NotReserved]:
+            return [reserve(command) for command in commands]
+
+        def release_all(commands: list[Release]) -> list[Released]:
+            return [release(command) for command in commands]
+
+        if at_once:
+            service.batch_handler(reserve_all)
+            service.batch_handler(release_all)
+        else:
+            service.handler(reserve)
+            service.handler(release)
         self.node, self.broker = Node(service, broker, clock), broker
 
     def run(self) -> None:
@@ -61,9 +71,9 @@ class Inventory:
         return {Operation(row.op): Outcome(row.outcome) for row in rows}
 
 
-@pytest.fixture
-def inventory(broker: MemoryBroker, clock: VirtualClock) -> Inventory:
-    return Inventory(broker, clock)
+@pytest.fixture(params=["handlers", "batch handlers"])
+def inventory(request: pytest.FixtureRequest, broker: MemoryBroker, clock: VirtualClock) -> Inventory:
+    return Inventory(broker, clock, at_once=request.param == "batch handlers")
 
 
 @pytest.fixture
