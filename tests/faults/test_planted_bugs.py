@@ -70,28 +70,18 @@ BUGS = {
         "_transact",
         (
             (
-                (
-                    "    with self._store.begin() as uow:\n"
-                    "        fresh = uow.claim_inbox({task.inbox_key for task in tasks})\n"
-                ),
+                "    with self._store.begin() as uow:\n",
                 (
                     "    with self._store.begin() as inbox:\n"
                     "        fresh = inbox.claim_inbox({task.inbox_key for task in tasks})\n"
                     "    with self._store.begin() as uow:\n"
+                    "        uow.claim_inbox = lambda keys: set(fresh)\n"
                 ),
             ),
         ),
         ("I1 ", "I2 "),
     ),
-    "i03-inbox-not-asked": Bug(
-        BatchRunner,
-        "_transact",
-        (
-            ("if task.inbox_key not in fresh:\n                continue", "pass"),
-            ("fresh.discard(task.inbox_key)", "pass"),
-        ),
-        ("I3 ", "I9 "),
-    ),
+    "i03-inbox-not-asked": Bug(Triage, "sort", (("if task.inbox_key in fresh:", "if True:"),), ("I3 ", "I9 ")),
     "i09-barrier-selected-before-it-is-inserted": Bug(
         MemoryUnitOfWork,
         "_claim_row",
@@ -108,9 +98,9 @@ BUGS = {
         HandlerTurn, "handle", (("and self._nothing_to_undo(context)", "and False"),), ("I9 ",)
     ),
     "i04-parked-lane-ignored": Bug(
-        BatchRunner,
-        "_transact",
-        (("uow.parked_lanes({task.lane for task in tasks if task.lane is not None})", "set()"),),
+        Triage,
+        "sort",
+        (("self._uow.parked_lanes({task.lane for task in tasks if task.lane is not None})", "set()"),),
         ("I4 ",),
     ),
     "i04-relay-sends-behind-what-is-under-way": Bug(
