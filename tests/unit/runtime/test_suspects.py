@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from datetime import timedelta
@@ -18,7 +21,7 @@ from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.parking import DEATHS
 from kafkasaga.runtime.routing import Task
 from kafkasaga.runtime.streak import LIMIT
-from kafkasaga.runtime.watchdog import Watchdog
+from kafkasaga.runtime.watchdog import EXIT_STATUS, Watchdog
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import Node, Reserve, VirtualClock, send
 
@@ -261,3 +264,44 @@ def test_a_handler_that_hangs_is_named_with_its_stack(plant: Plant, clock: Virtu
     leave.set()
     thread.join()
     assert not watchdog.look()
+
+
+HANGING = """
+import os
+import subprocess
+import sys
+import threading
+from kafkasaga import Message, Service
+from kafkasaga.clock import SystemClock
+from kafkasaga.messages import JsonCodec, Record
+from kafkasaga.runtime.watchdog import EXIT_STATUS, Watchdog
+
+class Work(Message, topic="work", key="id"):
+    id: str
+
+service = Service("worker")
+
+@service.handler
+def hang(command: Work) -> None: ...
+
+(task,) = service.router().route(Record("work", 0, 7, b"1", b'{"id": "1"}', {}))
+watchdog = Watchdog(0.05, SystemClock())
+watchdog.start()
+watchdog.began(task)
+if __import__("sys").argv[1] == "ends":
+    watchdog.ended()
+    watchdog.stop()
+else:
+    threading.Event().wait(60)
+"""
+
+
+@pytest.mark.parametrize(("what", "status"), [("hangs", EXIT_STATUS), ("ends", 0)])
+def test_a21_a_handler_that_hangs_ends_its_process(what: str, status: int) -> None:
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", HANGING, what]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == status, ended.stderr
+    said = ended.stdout + ended.stderr
+    assert ("a handler hangs; the process ends" in said) == (what == "hangs")
+    assert ("offset=7" in said) == (what == "hangs"), "by its place it can be found"
