@@ -108,19 +108,11 @@ BUGS = {
         "_take",
         (
             (
-                "        self._send_head(lane)",
+                "            lane.rows.append(row)",
                 (
-                    "        self._lanes.setdefault(lane, _Lane()).sending = True\n"
-                    "        state = self._lanes[lane]\n"
-                    "        def done(error, row=row, lane=lane, state=state):\n"
-                    "            if error is None and row in state.rows:\n"
-                    "                state.rows.remove(row)\n"
-                    "                self._acknowledged.append(row)\n"
-                    "            elif error is not None:\n"
-                    "                self._held.remove([row])\n"
-                    "                if row in state.rows:\n"
-                    "                    state.rows.remove(row)\n"
-                    "        self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
+                    "            def done(error, row=row):\n"
+                    "                self._held.remove([row]) if error else self._acknowledged.append(row)\n"
+                    "            self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
                 ),
             ),
         ),
@@ -128,8 +120,8 @@ BUGS = {
     ),
     "i02-relay-deletes-before-the-acknowledgement": Bug(
         Relay,
-        "_send_head",
-        (("    state.sending = True\n", "    state.sending = True\n    self._queue.delete([row])\n"),),
+        "_send",
+        (("    row = lane.rows[0]\n", "    row = lane.rows[0]\n    self._queue.delete([row])\n"),),
         ("I2 ", "I10 "),
     ),
     "i02-relay-never-goes-back": Bug(

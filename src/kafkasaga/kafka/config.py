@@ -40,10 +40,12 @@ CONSUMER_FIXED: Final[Mapping[str, Any]] = {
     "isolation.level": "read_committed",
 }
 
+LINGER: Final = "linger.ms"
+
 PRODUCER_DEFAULTS: Final[Mapping[str, Any]] = {
     "partitioner": "murmur2_random",
-    # Latency of a lone message against requests for each of many: the relay fills batches by itself under load.
-    "linger.ms": 2,
+    # Only while there is more to send: the producer sends what lingers before it waits.
+    LINGER: 50,
     # Finite, because the time stamp is that of the call: a message that waited longer than the topic's retention would
     # be acknowledged and deleted at once. The relay sends it again with a new one. At most one message of each key is
     # under way, so it cannot overtake.

@@ -12,11 +12,14 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
+from kafkasaga.kafka.config import LINGER, KafkaConfig, KafkaSettings
 from kafkasaga.kafka.failures import send_error
 from kafkasaga.kafka.link import Link, code_of, logger
+from kafkasaga.kafka.properties import canonical
 from kafkasaga.ports import SendDone, SendError
 
+FLUSH_SECONDS: Final = 0.005
+"""Long enough for librdkafka's threads to send what lingers; it ends sooner when all of it has arrived."""
 FULL_WAIT_SECONDS: Final = 0.1
 """For room in librdkafka's queue, before it is asked again."""
 PURGE_SECONDS: Final = 5.0
@@ -34,6 +37,7 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, *, client_id: str = "kafkasaga-relay") -> None:
         config = self._config = KafkaConfig.of(settings, client_id)
         self._finished: deque[tuple[SendDone, SendError | None]] = deque()
+        self._hurries = not any(canonical(name) == canonical(LINGER) for name in config.raw)
         self._link = Link(config, "producer")
         self._producer = self._open()
 
@@ -57,7 +61,13 @@ class KafkaProducer:
                 return
 
     def poll(self, timeout: float) -> None:
-        """Call ``done`` for what is finished; waits only if nothing is."""
+        """Call ``done`` for what is finished; waits only if nothing is.
+
+        To wait is to have nothing more to send for now, so a batch is not held open any longer: whoever sends much
+        gets large batches, and a lone message leaves at once.
+        """
+        if timeout and self._hurries and not self._finished:
+            self._producer.flush(min(timeout, FLUSH_SECONDS))
         self._producer.poll(0 if self._finished else timeout)
         if self._link.fatal is not None or self._link.lost_a_leader:
             self._replace()

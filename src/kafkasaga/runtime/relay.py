@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -45,16 +45,28 @@ RETRY_CONFLICT = 0.05
 """Seconds until a delete that met another transaction is tried again."""
 SHORTEST_GAP = 0.02
 """Seconds between reads while nothing is acknowledged; doubled each time, up to the polling interval."""
+SOON = 0.005
+"""Seconds to wait for answers while there may be more to read."""
+LATER = 0.02
+"""Seconds to wait for answers when there is nothing else to do."""
 DRAIN = 5.0
 """Seconds to publish what is there when the relay is told to stop."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Lane:
-    """The rows of one (topic, key) that wait; the first one may be under way."""
+    """The rows of one (topic, key); the first one is under way."""
 
-    rows: deque[OutboxRow] = field(default_factory=deque[OutboxRow])
-    sending: bool = False
+    name: Lane
+    rows: deque[OutboxRow]
+    answers: list[_Answer]
+
+    def done(self, error: SendError | None) -> None:
+        """Kafka has answered. What follows from it is done for all that came together."""
+        self.answers.append((self, error))
+
+
+_Answer = tuple[_Lane, SendError | None]
 
 
 class Relay:
@@ -77,6 +89,7 @@ class Relay:
         self._blocks = Blocks(())
         self._producer: Producer | None = None
         self._lanes: dict[Lane, _Lane] = {}
+        self._answers: list[_Answer] = []
         self._acknowledged: list[OutboxRow] = []
         self._skip_topics: set[str] = set()
         self._skip_lanes: set[Lane] = set()
@@ -130,15 +143,13 @@ class Relay:
         if not self._active:
             self._begin()
         fetched = self._fetch()
-        producer = self._producer
-        assert producer is not None
-        producer.poll(0.0 if fetched else 0.001)
+        self._hear(SOON if self._held.rows else 0.0)
+        if not self._acknowledged and self._held.rows:
+            self._hear(LATER)
         self._blocks.write(self._queue)
         if self._acknowledged:
             self._delete()
-        elif self._held.rows:
-            producer.poll(0.02)
-        elif not fetched:
+        elif not self._held.rows and not fetched:
             self._queue.wait(self._poll_interval)
 
     # -- reading and sending
@@ -178,16 +189,20 @@ class Relay:
 
     def _take(self, rows: Sequence[OutboxRow]) -> bool:
         """Queue rows in their lanes; True if one was new."""
-        fresh = False
+        fresh, held, now = False, self._held.rows, self._clock.monotonic()
         for row in rows:
-            if row.message_id in self._held.rows or row.topic in self._skip_topics:
+            if row.message_id in held or row.topic in self._skip_topics:
                 continue
-            lane = (row.topic, row.key)
             fresh = True
-            if self._held.add(row, self._clock.monotonic()):
+            if self._held.add(row, now):
                 self._skip_topics.add(row.topic)
-            self._lanes.setdefault(lane, _Lane()).rows.append(row)
-            self._send_head(lane)
+            name = (row.topic, row.key)
+            lane = self._lanes.get(name)
+            if lane is None:
+                self._lanes[name] = lane = _Lane(name, deque((row,)), self._answers)
+                self._send(lane)
+            else:
+                lane.rows.append(row)
         return fresh
 
     def _rest(self, *, quiet: bool) -> None:
@@ -195,32 +210,37 @@ class Relay:
         self._gap = min(max(2 * self._gap, SHORTEST_GAP), self._poll_interval) if quiet and self._held.rows else 0.0
         self._next_read = self._clock.monotonic() + self._gap if self._gap else 0.0
 
-    def _send_head(self, lane: Lane) -> None:
-        state = self._lanes[lane]
-        if state.sending or self._producer is None:
-            return
-        if not state.rows:
-            del self._lanes[lane]
-            return
-        row = state.rows[0]
-        state.sending = True
-        done = partial(self._done, lane, row, state)
-        self._producer.send(row.topic, row.key, row.payload, row.headers, done)
+    def _send(self, lane: _Lane) -> None:
+        """Send the first row of a lane of which nothing is under way."""
+        assert self._producer is not None
+        row = lane.rows[0]
+        self._producer.send(row.topic, row.key, row.payload, row.headers, lane.done)
 
-    def _done(self, lane: Lane, row: OutboxRow, state: _Lane, error: SendError | None) -> None:
-        """Kafka has answered. Runs inside ``poll``; an answer from before a reconnection finds its lane gone."""
-        if self._lanes.get(lane) is not state:
+    def _hear(self, timeout: float) -> None:
+        """Wait for answers; an answer from before a reconnection finds its lane gone."""
+        assert self._producer is not None
+        self._producer.poll(timeout)
+        if not self._answers:
             return
-        state.sending = False
-        if error is not None:
-            self._hold_back(lane, row, error)
-            return
-        state.rows.popleft()
+        answers, now = self._answers.copy(), self._clock.monotonic()
+        self._answers.clear()
+        for lane, error in answers:
+            if self._lanes.get(lane.name) is not lane:
+                continue
+            if error is None:
+                self._arrived(lane, now)
+            else:
+                self._hold_back(lane, error)
+
+    def _arrived(self, lane: _Lane, now: float) -> None:
+        row = lane.rows.popleft()
         self._acknowledged.append(row)
-        now = self._clock.monotonic()
         self._held.acknowledged(row.topic, now)
         self._blocks.acknowledged(row, now)
-        self._send_head(lane)
+        if lane.rows:
+            self._send(lane)
+        else:
+            del self._lanes[lane.name]
 
     def _delete(self) -> None:
         rows = self._acknowledged
@@ -231,9 +251,10 @@ class Relay:
 
     # -- what goes wrong
 
-    def _hold_back(self, lane: Lane, row: OutboxRow, error: SendError) -> None:
+    def _hold_back(self, lane: _Lane, error: SendError) -> None:
         """Hold a lane or its topic back. Their rows leave the memory, so that they take no room from the others."""
-        self._held.remove(self._lanes.pop(lane).rows)
+        row = lane.rows[0]
+        self._held.remove(self._lanes.pop(lane.name).rows)
         if error.scope == "topic" or not error.permanent:
             self._held.failed(row.topic)
         topic = self._blocks.block(row, error, self._clock.monotonic())
@@ -242,14 +263,14 @@ class Relay:
             self._skip_lanes = {skipped for skipped in self._skip_lanes if skipped[0] != topic}
             self._drop_waiting(topic)
         if row.topic not in self._skip_topics:
-            self._skip_lanes.add(lane)
+            self._skip_lanes.add(lane.name)
 
     def _drop_waiting(self, topic: str) -> None:
         """Let go of a topic's rows, but for those that are under way: Kafka may still acknowledge them."""
-        for (of, _), state in self._lanes.items():
+        for (of, _), lane in self._lanes.items():
             if of == topic:
-                self._held.remove(islice(state.rows, 1, None))
-                state.rows = deque(islice(state.rows, 1))
+                self._held.remove(islice(lane.rows, 1, None))
+                lane.rows = deque(islice(lane.rows, 1))
 
     def _stand_back(self, error: Exception | None) -> None:
         """Forget everything in memory: the table has it."""
@@ -257,6 +278,7 @@ class Relay:
             log.warning("relay is interrupted; it tries again", error=str(error))
         self._active = False
         self._lanes, self._held, self._acknowledged, self._after = {}, self._new_window(), [], 0
+        self._answers.clear()
         self._rest(quiet=False)
 
     def _reconnect(self) -> None:
@@ -271,7 +293,7 @@ class Relay:
         try:
             while self._active and self._producer is not None and self._clock.monotonic() < deadline:
                 more = self._fetch()
-                self._producer.poll(0.05 if self._held.rows else 0.0)
+                self._hear(LATER if self._held.rows else 0.0)
                 self._blocks.write(self._queue)
                 if self._acknowledged:
                     self._delete()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
+from pydantic_core import from_json
 from sqlalchemy import Connection
 
 from kafkasaga.messages import Envelope, write_headers
@@ -39,6 +40,12 @@ class OutboxRows:
 def headers_to_text(headers: Mapping[str, str]) -> str:
     """Headers as they lie in the outbox: a JSON object."""
     return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
+
+
+def headers_from_text(text: str) -> Mapping[str, str]:
+    """Headers as they were before that."""
+    headers: dict[str, str] = from_json(text)
+    return headers
 
 
 def _row(envelope: Envelope) -> tuple[object, ...]:

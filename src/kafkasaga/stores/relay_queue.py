@@ -1,28 +1,43 @@
-"""The outbox from its other end: what the relay reads, deletes and blocks. Who may do so, subclasses decide."""
+"""The outbox from its other end: what the relay reads, deletes and blocks. Who may do so, subclasses decide.
+
+Reading and deleting are done for every message there is, so they go to the driver as they are: SQLAlchemy's rows and
+type conversions cost as much as all the rest of the relay.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, tuple_
+from sqlalchemy import Connection, func, select
 
 from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.stores.bulk import Sql, types
+from kafkasaga.stores.outbox_rows import headers_from_text
 from kafkasaga.stores.schema import Tables
 
 _HIGHEST: Final = 2**63 - 1
+
+_COLUMNS: Final = "id, message_id, topic, key, payload, headers"
+_LENGTH: Final = "id, length(payload) AS length"
+_SUMS: Final = """SELECT id, coalesce(sum(length) OVER preceding, 0) AS before FROM ({lengths}) AS each
+WINDOW preceding AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
+"""Sums over ids and lengths only: neither database reads a large payload to tell its length."""
+
+Fetch = Callable[[Connection, str, Sequence[Any]], list[tuple[Any, ...]]]
+"""Executes a query as the driver has it, with its marks for parameters."""
 
 
 class OutboxReader:
     """Statements on the outbox, as the relay needs them."""
 
-    def __init__(self, sql: Sql, bucket: int) -> None:
+    def __init__(self, sql: Sql, bucket: int, fetch: Fetch) -> None:
         outbox, block = sql.tables.outbox, sql.tables.outbox_block
-        self._outbox, self._bucket = outbox.c, bucket
+        self._bucket, self._fetch = bucket, fetch
+        self._mark = "%s" if sql.postgresql else "?"
+        self._table = sql.name("outbox")
         self._last = select(func.max(outbox.c.id)).where(outbox.c.bucket == bucket)
         # The id alone may be another message's by now, if the database was restored (A33).
         self._delete = sql.bulk(
@@ -43,35 +58,39 @@ class OutboxReader:
     def fetch(
         self, connection: Connection, after: int, limit: int, upto: int | None, size: int | None, skip: Skip
     ) -> list[OutboxRow]:
-        end = _HIGHEST if upto is None else upto
-        found = connection.execute(self._page(after, limit, end, size, skip))
+        wanted, values = self._wanted(skip)
+        values = [after, _HIGHEST if upto is None else upto, self._bucket, *values]
+        if size is None:
+            query, values = self._page(_COLUMNS, wanted), [*values, limit]
+        else:
+            sums = _SUMS.format(lengths=self._page(_LENGTH, wanted))
+            end = f"SELECT max(id) FROM ({sums}) AS sums WHERE before < {self._mark}"  # noqa: S608 (our own text)
+            query = self._page(_COLUMNS, f"{wanted} AND id <= ({end})")
+            values = [*values, *values, limit, size, limit]
         return [
-            OutboxRow(id, message_id, topic, key, payload, json.loads(headers), created_at)
-            for id, message_id, topic, key, payload, headers, created_at in found
+            OutboxRow._make((id, message_id, topic, key, payload, headers_from_text(headers)))
+            for id, message_id, topic, key, payload, headers in self._fetch(connection, query, values)
         ]
 
-    def _page(self, after: int, limit: int, upto: int, size: int | None, skip: Skip) -> Select[*tuple[Any, ...]]:
-        row = self._outbox
-        wanted = [row.id > after, row.id <= upto, row.bucket == self._bucket, *self._not(skip)]
-        page = select(row.id, row.message_id, row.topic, row.key, row.payload, row.headers, row.created_at)
-        page = page.where(*wanted).order_by(row.id).limit(limit)
-        if size is None:
-            return page
-        # Sums over ids and lengths only: neither database reads a large payload to tell its length.
-        lengths = select(row.id, func.length(row.payload).label("length")).where(*wanted).order_by(row.id).limit(limit)
-        each = lengths.subquery().c
-        before = func.sum(each.length).over(order_by=each.id, rows=(None, -1))
-        sums = select(each.id, func.coalesce(before, 0).label("before")).subquery().c
-        return page.where(row.id <= select(func.max(sums.id)).where(sums.before < size).scalar_subquery())
+    def _page(self, columns: str, wanted: str) -> str:
+        return f"SELECT {columns} FROM {self._table} WHERE {wanted} ORDER BY id LIMIT {self._mark}"  # noqa: S608 (our own text)
 
-    def _not(self, skip: Skip) -> Iterator[ColumnElement[bool]]:
-        row = self._outbox
+    def _wanted(self, skip: Skip) -> tuple[str, list[Any]]:
+        """The condition on rows, and the values of its last parameters."""
+        conditions, values = [f"id > {self._mark}", f"id <= {self._mark}", f"bucket = {self._mark}"], list[Any]()
         if skip.topics:
-            yield row.topic.not_in(sorted(skip.topics))
+            conditions.append(f"topic NOT IN ({self._marks(len(skip.topics))})")
+            values += sorted(skip.topics)
         if skip.lanes:
-            # A list of pairs is compared one by one, a list of texts is hashed: most rows get by with that.
             lanes = sorted(skip.lanes)
-            yield or_(row.key.not_in([key for _, key in lanes]), tuple_(row.topic, row.key).not_in(lanes))
+            pairs = ", ".join([f"({self._marks(2)})"] * len(lanes))
+            # A list of pairs is compared one by one, a list of texts is hashed: most rows get by with that.
+            conditions.append(f"(key NOT IN ({self._marks(len(lanes))}) OR (topic, key) NOT IN (VALUES {pairs}))")
+            values += [*(key for _, key in lanes), *(text for lane in lanes for text in lane)]
+        return " AND ".join(conditions), values
+
+    def _marks(self, count: int) -> str:
+        return ", ".join([self._mark] * count)
 
     def last(self, connection: Connection) -> int:
         return connection.scalar(self._last) or 0
@@ -98,7 +117,14 @@ class SqlRelayQueue:
 
     def __init__(self, sql: Sql, bucket: int) -> None:
         self.tables: Final[Tables] = sql.tables
-        self._reader = OutboxReader(sql, bucket)
+        self._reader = OutboxReader(sql, bucket, self._execute)
+
+    def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Execute a query that is written for the driver; what it returns, with ids as UUIDs."""
+        raise NotImplementedError
+
+    def _remove(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
+        self._reader.delete(connection, rows)
 
     def _reading(self) -> AbstractContextManager[Connection]:
         """A connection without an open transaction; raises DatabaseUnavailable if the queue is not held."""
@@ -124,7 +150,7 @@ class SqlRelayQueue:
         """One statement."""
         if rows:
             with self._writing() as connection:
-                self._reader.delete(connection, rows)
+                self._remove(connection, rows)
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         """One statement."""

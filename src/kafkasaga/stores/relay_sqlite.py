@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
@@ -40,6 +41,10 @@ class SqliteRelayQueue(SqlRelayQueue):
         self._watch: Connection | None = None
         self._version: int | None = None
         self._unlisten = listen(Target.of(engine, sql.tables), self)
+
+    def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        rows = connection.exec_driver_sql(query, tuple(values))
+        return [(id, UUID(message_id), *rest) for id, message_id, *rest in rows]
 
     @property
     def active(self) -> bool:

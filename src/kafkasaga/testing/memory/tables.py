@@ -65,7 +65,6 @@ def outbox_row(position: int, envelope: Envelope) -> OutboxRow:
         key=envelope.key,
         payload=envelope.payload,
         headers=write_headers(envelope),
-        created_at=envelope.time,
     )
 
 
