@@ -60,6 +60,7 @@ class Member:
         self.consumer = KafkaConsumer(settings, group)
         self.records: list[Record] = []
         self.partitions: set[TopicPartition] = set()
+        self.revoked: set[TopicPartition] = set()
         self._starts = starts or {}
         self.consumer.subscribe(topics, self._assigned, self._revoked)
 
@@ -69,6 +70,7 @@ class Member:
 
     def _revoked(self, places: Collection[TopicPartition]) -> None:
         self.partitions -= set(places)
+        self.revoked |= set(places)
 
     def poll(self, timeout: float = 0.1) -> list[Record]:
         records = self.consumer.poll(100, timeout)

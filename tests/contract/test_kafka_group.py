@@ -143,6 +143,52 @@ def test_pause_holds_for_partitions_that_come_while_paused(broker: Broker, start
         assert len(stays.read(8)) == 8
 
 
+def test_partitions_that_are_paused_by_name_wait_and_the_others_go_on(broker: Broker) -> None:
+    topic = broker.topic(2)
+    held, free = "6", "7"
+
+    def send_to_each(value: bytes) -> None:
+        for key in (held, free):
+            fill(broker, topic, [value], key=key)
+
+    def keys_from(number: int, to: int) -> list[bytes | None]:
+        return [record.key for record in member.read(to)[number:]]
+
+    with Member(broker, unique("group"), [topic]) as member:
+        send_to_each(b"before")
+        places = {record.key: TopicPartition(topic, record.partition) for record in member.read(2)}
+        assert len(set(places.values())) == 2, "the keys are to lie in two partitions"
+        member.consumer.pause([places[held.encode()]])
+        for _ in range(3):
+            send_to_each(b"meanwhile")
+        assert keys_from(2, to=5) == [free.encode()] * 3
+        member.consumer.pause()
+        member.consumer.resume()
+        fill(broker, topic, [b"later"], key=free)
+        assert keys_from(5, to=6) == [free.encode()], "to resume all is not to resume what was paused by name"
+        member.consumer.resume([places[held.encode()]])
+        assert keys_from(6, to=9) == [held.encode()] * 3
+
+
+def test_a_partition_that_is_paused_by_name_is_paused_when_it_comes_again(broker: Broker) -> None:
+    topic, group = broker.topic(2), unique("group")
+    places = {TopicPartition(topic, partition) for partition in range(2)}
+    with Member(broker, group, [topic]) as stays:
+        stays.has(lambda: stays.partitions == places, "all partitions")
+        stays.consumer.pause(places)
+        with Member(broker, group, [topic]) as leaves:
+            leaves.has(lambda: stays.poll() or (len(leaves.partitions), len(stays.partitions)) == (1, 1), "halves")
+        stays.has(lambda: stays.partitions == places, "all partitions again")
+        for key in "01234567":
+            fill(broker, topic, [b"v"], key=key)
+        assert all(Topics(broker).ends([topic]).values())
+        for _ in range(10):
+            stays.poll()
+        assert stays.records == []
+        stays.consumer.resume(places)
+        assert len(stays.read(8)) == 8
+
+
 STATIC_MEMBER = """
 import sys
 from tests.contract.kafka_kit import Broker, Member

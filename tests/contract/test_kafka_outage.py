@@ -1,12 +1,21 @@
 """Kafka goes away while messages are sent and read, and a producer is told that it can never send again."""
 
 import logging
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaError, Producer
+from sqlalchemy import MetaData
 
+from kafkasaga.clock import SystemClock
+from kafkasaga.kafka import KafkaProducer
+from kafkasaga.kafka.link import _LibrdkafkaLog
+from kafkasaga.messages import Envelope
 from kafkasaga.ports import TopicPartition
-from tests.contract.kafka_kit import Broker, Member, Sender, unique, until
+from kafkasaga.runtime.relay import Relay
+from kafkasaga.stores import Tables, create_store
+from tests.contract.kafka_kit import Broker, Member, Sender, fill, unique, until
 from tests.support import KafkaServer
 
 
@@ -35,6 +44,117 @@ def test_everything_is_delivered_in_order_though_kafka_was_away_and_it_is_said_o
         assert list(dict(sorted((r.offset, r.value) for r in member.records)).values()) == values
         assert member.consumer.ends([topic]) == {TopicPartition(topic, 0): 300}
     assert sorted(_lost(caplog)) == sorted(_back(caplog)) == ["consumer", "producer"]
+
+
+def test_a_static_member_that_an_outage_has_fenced_joins_anew(
+    private_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How it is fenced does not matter: here another client takes its instance id for a moment."""
+    broker = Broker(private_kafka.bootstrap_servers).having(instance_id="replica-0", session_timeout_ms=6_000)
+    topic, group = broker.topic(2), unique("group")
+    caplog.set_level(logging.WARNING, "kafkasaga.kafka")
+    with Member(broker, group, [topic]) as member:
+        member.has(lambda: len(member.partitions) == 2, "all partitions")
+        fill(broker, topic, [b"before"])
+        member.read(1)
+        member.store_all()
+        private_kafka.stop()
+        member.has(lambda: "no broker at" in caplog.text, "the loss of Kafka")
+        private_kafka.start()
+        member.has(lambda: "answers again" in caplog.text, "the return of Kafka")
+        fill(broker, topic, [b"between"])
+        member.has(lambda: b"between" in [record.value for record in member.records], "what came then")
+        fenced = member.consumer._consumer
+        with Member(broker, group, [topic]) as usurper:
+            usurper.joined()
+            member.revoked.clear()
+            member.has(lambda: member.consumer._consumer is not fenced, "a new client")
+        assert member.revoked == {TopicPartition(topic, 0), TopicPartition(topic, 1)}, "whoever owned them hears of it"
+        assert f"the consumer of group {group} joins anew after an outage" in caplog.text
+        member.has(lambda: len(member.partitions) == 2, "all partitions again")
+        fill(broker, topic, [b"after"])
+        member.has(lambda: b"after" in [record.value for record in member.records], "what came after")
+
+
+LEADERLESS = (
+    "%s [%s] %s",
+    "METADATAUPDATE",
+    "rdkafka#producer-1",
+    "[thrd:main]: t [0]: new leader-1 not found",
+)
+"""What librdkafka logs when its producer has lost a partition's leader for good."""
+
+
+def lose_a_leader(producer: KafkaProducer) -> None:
+    _LibrdkafkaLog(producer._link).log(logging.DEBUG, *LEADERLESS)
+
+
+def test_a_producer_that_lost_a_leader_is_replaced_and_tells_of_everything_it_held(broker: Broker) -> None:
+    topic = broker.topic(1)
+    slow = broker.having(linger_ms=60_000)  # nothing leaves by itself
+    with Sender(slow) as sender, Member(broker, unique("group"), [topic]) as member:
+        stuck = sender.producer._producer
+        for number in range(100):
+            sender.send(topic, "k", b"%d" % number)
+        lose_a_leader(sender.producer)
+        until(lambda: sender.poll(0.1) and len(sender.outcomes) == 100, "an answer for each")
+        assert sender.producer._producer is not stuck
+        errors = [sender.outcomes[number] for number in range(100)]
+        assert [error is not None and not error.permanent for error in errors] == [True] * 100
+        healthy = sender.producer._producer
+        sender.send(topic, "k", b"again")
+        sender.producer._producer.flush(30)
+        assert sender.finish()[-1] is None
+        assert sender.producer._producer is healthy, "once is enough"
+        assert [record.value for record in member.read(1)] == [b"again"]
+
+
+def test_what_a_producer_says_of_other_leaders_is_no_reason_to_replace_it(broker: Broker) -> None:
+    with Sender(broker) as sender:
+        before = sender.producer._producer
+        form, facility, name, _ = LEADERLESS
+        link = _LibrdkafkaLog(sender.producer._link)
+        link.log(logging.DEBUG, form, facility, name, "[thrd:main]: t [0]: leader 1 found")
+        link.log(logging.DEBUG, form, "LEADER", name, LEADERLESS[-1])
+        sender.poll()
+        assert sender.producer._producer is before
+
+
+def test_i02_i04_the_relay_sends_again_what_a_replaced_producer_held(broker: Broker) -> None:
+    topic = broker.topic(3)
+    tables = Tables(MetaData())
+    store = create_store("sqlite://", tables)
+    tables.metadata.create_all(store.engine)
+    keys, now = [f"k{n}" for n in range(20)], datetime.now(UTC)
+    with store.begin() as uow:
+        uow.add_outbox([Envelope(topic, keys[n % 20], uuid4(), "t", "T", now, b"%d" % n) for n in range(400)])
+    producers: list[KafkaProducer] = []
+
+    def connect() -> KafkaProducer:
+        producers.append(KafkaProducer(broker))
+        return producers[-1]
+
+    relay = Relay(store.relay_queue(), connect, SystemClock(), poll_interval=0.02)
+    clients = set[Producer]()
+
+    def step() -> bool:
+        relay.step()
+        if len(clients) < 6:  # again and again, with rows under way
+            lose_a_leader(producers[0])
+        clients.add(producers[0]._producer)
+        return store.queries().counts().outbox == 0
+
+    until(step, "an empty outbox")
+    assert len(clients) >= 3
+    assert store.queries().counts().blocked == 0
+    with Member(broker, unique("group"), [topic]) as member:
+        member.has(lambda: len({record.value for record in member.records}) == 400, "everything")
+        for key in keys:
+            seen = [int(record.value or b"") for record in member.records if record.key == key.encode()]
+            assert list(dict.fromkeys(seen)) == sorted(set(seen)), "what comes twice does not overtake"
+    relay._queue.close()
+    producers[0].close(0)
+    store.close()
 
 
 def _lost(caplog: pytest.LogCaptureFixture) -> list[str]:

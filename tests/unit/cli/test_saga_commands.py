@@ -84,9 +84,8 @@ class Desk:
             self.node.timekeeper.step()
             self.goes_on()
 
-        until(lambda: self.status is SagaStatus.STUCK, time_passes)
+        until(lambda: self.status() is SagaStatus.STUCK, time_passes)
 
-    @property
     def status(self) -> SagaStatus:
         (found,) = self.node.store.queries().sagas()
         return found.status
@@ -135,28 +134,28 @@ def test_a_stuck_step_that_is_tried_again_sends_its_command_again(stuck_pivot: D
     said = stuck_pivot.decide("retry", "pay")
     assert f"Recorded in the log of saga {ID}" in said
     assert stuck_pivot.sent("pay") == before + 1
-    assert stuck_pivot.status is SagaStatus.RUNNING
+    assert stuck_pivot.status() is SagaStatus.RUNNING
     send(stuck_pivot.broker, Paid(id="1"))
     stuck_pivot.goes_on()
-    assert stuck_pivot.status is SagaStatus.COMPLETED
+    assert stuck_pivot.status() is SagaStatus.COMPLETED
 
 
 def test_a_stuck_step_that_is_skipped_is_taken_for_done(stuck_pivot: Desk) -> None:
     stuck_pivot.decide("skip", "pay")
-    assert stuck_pivot.status is SagaStatus.COMPLETED
+    assert stuck_pivot.status() is SagaStatus.COMPLETED
     assert stuck_pivot.sent("ended") == 1
 
 
 def test_a_stuck_compensation_that_is_skipped_is_taken_for_undone(stuck_undoing: Desk) -> None:
     stuck_undoing.decide("skip", "reserve")
-    assert stuck_undoing.status is SagaStatus.CANCELLED
+    assert stuck_undoing.status() is SagaStatus.CANCELLED
 
 
 def test_a_stuck_compensation_that_is_tried_again_is_sent_again(stuck_undoing: Desk) -> None:
     before = stuck_undoing.sent("unreserve")
     stuck_undoing.decide("retry", "reserve")
     assert stuck_undoing.sent("unreserve") == before + 1
-    assert stuck_undoing.status is SagaStatus.COMPENSATING
+    assert stuck_undoing.status() is SagaStatus.COMPENSATING
 
 
 def test_a_stuck_pivot_that_is_refused_turns_its_saga_back(stuck_pivot: Desk) -> None:
@@ -164,33 +163,32 @@ def test_a_stuck_pivot_that_is_refused_turns_its_saga_back(stuck_pivot: Desk) ->
     assert stuck_pivot.sent("unreserve") == 1
     send(stuck_pivot.broker, Released(id="1"))
     stuck_pivot.goes_on()
-    assert stuck_pivot.status is SagaStatus.CANCELLED
+    assert stuck_pivot.status() is SagaStatus.CANCELLED
 
 
 @pytest.mark.parametrize("what", ["retry", "skip", "refuse"])
 def test_i10_who_decided_and_why_is_in_the_log(stuck_pivot: Desk, what: str) -> None:
     stuck_pivot.decide(what, "pay")
     told = stuck_pivot.told()
-    assert "eve" in told
-    assert "the bank says so" in told
+    assert "by eve, why the bank says so" in told
 
 
 @pytest.mark.parametrize("what", ["retry", "skip", "refuse"])
 def test_nothing_is_decided_without_a_reason(stuck_pivot: Desk, what: str) -> None:
     stuck_pivot.run(what, SERVICE, str(ID), "pay", status=2)
-    assert stuck_pivot.status is SagaStatus.STUCK
+    assert stuck_pivot.status() is SagaStatus.STUCK
 
 
 def test_a_saga_that_is_not_stuck_needs_no_decision(desk: Desk) -> None:
     with pytest.raises(KafkasagaError, match=rf"saga {ID} is running, not stuck: there is nothing to decide"):
         service_decides(desk, "skip", "pay")
-    assert desk.status is SagaStatus.RUNNING
+    assert desk.status() is SagaStatus.RUNNING
 
 
 def test_only_a_pivot_can_be_refused(stuck_undoing: Desk) -> None:
     with pytest.raises(KafkasagaError, match="step 'reserve'"):
         service_decides(stuck_undoing, "refuse", "reserve")
-    assert stuck_undoing.status is SagaStatus.STUCK
+    assert stuck_undoing.status() is SagaStatus.STUCK
 
 
 def test_a_saga_that_is_not_there_is_said(desk: Desk) -> None:
