@@ -15,6 +15,7 @@
     │   └── HandlersFailing
     ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
     ├── UndecodableMessage       a record is not a message that this service understands          (run)
+    ├── UnencodableMessage       a message is too large, nested too deep, or not text             (publish)
     └── CorruptLog               a saga's log does not fold to its stored state                   (verify)
 
 A docstring below is the sentence that a user reads first; the instance's text names what is wrong and the remedy.
@@ -81,6 +82,10 @@ class SerializationConflict(KafkasagaError):
 
 class UndecodableMessage(KafkasagaError):
     """A record from Kafka is not a message that this service can read."""
+
+
+class UnencodableMessage(KafkasagaError):
+    """A message cannot be published: it is too large, nested too deep, or not to be written. Nothing of it is kept."""
 
 
 class CorruptLog(KafkasagaError):

@@ -9,6 +9,7 @@ from kafkasaga.messages.envelope import (
     Operation,
     Record,
     SagaContext,
+    excess_of_headers,
     read_attributes,
     write_headers,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "SagaContext",
     "SagaState",
     "contract_of",
+    "excess_of_headers",
     "key_of",
     "read_attributes",
     "write_headers",

@@ -23,6 +23,9 @@ NAMESPACE: Final = UUID("6b616673-6167-5a00-8000-000000000001")
 """The root of every id that kafkasaga derives by name (RFC 4122, version 5)."""
 LONGEST_NAME: Final = 250
 """Characters of a source or a step path that an incoming record may have: they become keys of tables."""
+MOST_HEADERS: Final = 256
+MOST_HEADER_BYTES: Final = 64 * 1024
+"""Of a record, names and values together. Ours take half a kilobyte; tracing and routing may add a few."""
 
 
 class Operation(StrEnum):
@@ -153,6 +156,17 @@ def read_attributes(record: Record) -> Attributes:
         saga=_saga(text),
         traceparent=_traceparent(text.get("traceparent", "")),
     )
+
+
+def excess_of_headers(record: Record) -> str | None:
+    """Why a record's headers are not taken for a message's; None for sane ones."""
+    count = len(record.headers)
+    if count > MOST_HEADERS:
+        return f"it has {count:,} headers, more than {MOST_HEADERS}"
+    size = sum(len(name) + len(value) for name, value in record.headers.items())
+    if size > MOST_HEADER_BYTES:
+        return f"its headers take {size:,} bytes, more than {MOST_HEADER_BYTES:,}"
+    return None
 
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,200})?")

@@ -99,7 +99,9 @@ def described(error: Exception) -> str:
 def in_short(described: str) -> str:
     """The line of a described error that says what it was. SQLAlchemy ends its texts with a link, which does not."""
     lines = [
-        line for line in described.splitlines() if not line.startswith(("(Background on", "[SQL:", "[parameters:"))
+        line
+        for line in described.splitlines()
+        if not line.startswith(("(Background on", "[SQL:", "[parameters:", "[SQL parameters"))
     ]
     return lines[-1] if lines else described
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
-from kafkasaga.messages import Attributes, Codec, Message, Operation, Record, Registry, SagaContext, read_attributes
+from kafkasaga.messages import (
+    Attributes,
+    Codec,
+    Message,
+    Operation,
+    Record,
+    Registry,
+    SagaContext,
+    excess_of_headers,
+    read_attributes,
+)
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
@@ -123,18 +134,28 @@ class Router:
         attributes = read_attributes(record)
         type = self.registry.find(record.topic, attributes.type)
         if type is None:
-            unknown = f"service {self.service!r} knows no type {attributes.type!r} on topic {record.topic!r}"
+            named = reprlib.repr(attributes.type)
+            unknown = f"service {self.service!r} knows no type {named} on topic {record.topic!r}"
             return [Task(f"{self.service}:unknown", record, attributes, None, None, unknown)]
-        message: Message | None = None
-        problem: str | None = None
-        if attributes.saga is None or attributes.saga.mark is None or record.value:
-            try:
-                message = self.codec.decode(type, record.value or b"")
-            except UndecodableMessage as error:
-                problem = str(error)
+        message, problem = self._decoded(type, record, attributes)
         return [
             Task(route.consumer, record, attributes, route, message, problem) for route in self._routes[type].values()
         ]
+
+    def _decoded(
+        self, type: type[Message], record: Record, attributes: Attributes
+    ) -> tuple[Message | None, str | None]:
+        """What a record says, or why it cannot be handled."""
+        if problem := excess_of_headers(record):
+            return None, problem
+        if attributes.saga is not None and attributes.saga.mark is not None and not record.value:
+            return None, None
+        try:
+            return self.codec.decode(type, record.value or b""), None
+        except UndecodableMessage as error:
+            return None, str(error)
+        except Exception as error:  # noqa: BLE001 - from a validator or a codec of the user's
+            return None, f"not a {type.__name__}: {reprlib.repr(error)}"
 
     def route_for(self, record: Record, consumer: str) -> Task:
         """The one task of a record for ``consumer``: what a parked message is run by."""
@@ -142,7 +163,8 @@ class Router:
             if task.consumer == consumer:
                 return task
         attributes = read_attributes(record)
-        problem = f"service {self.service!r} has no consumer {consumer!r} for {attributes.type!r} any more"
+        named = reprlib.repr(attributes.type)
+        problem = f"service {self.service!r} has no consumer {consumer!r} for {named} any more"
         return Task(consumer, record, attributes, None, None, problem)
 
     def _add_handler(self, handler: Handler) -> None:

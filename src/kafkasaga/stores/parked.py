@@ -51,6 +51,8 @@ _COLUMNS: Final = (
 )
 _REST_OF_KEY: Final = "\0key"
 """Among the headers: what of a long key has no room in the lane's index. No header of Kafka's begins with NUL."""
+LONGEST_ERROR: Final = 32_768
+"""Characters of an error that are kept with its message."""
 # Written out and not bound: a database does not use a partial index for a condition that is a parameter.
 _WAITING: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.WAITING.value}'")
 _DEAD_LETTER: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.DEAD_LETTER.value}'")
@@ -238,5 +240,10 @@ def parked_row(message: Parked) -> dict[str, Any]:
 
 
 def _storable(text: str) -> str:
-    """Without NUL characters: PostgreSQL refuses them, and parking a message must not fail over its error's text."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """As any database takes it: parking a message must not fail over its error's text.
+
+    PostgreSQL refuses NUL characters, and no encoding has the halves of surrogate pairs that Python makes of bytes that
+    are not text. The end of a long text says what was wrong.
+    """
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= LONGEST_ERROR else f"…{text[-LONGEST_ERROR:]}"
