@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import hypothesis
 import pytest
 
+from kafkasaga.testing import EmbeddedKafka
 from tests.support import KafkaServer, PostgresServer, UnavailableError, tiers
-from tests.support.embedded import MockCluster
 from tests.support.tiers import Tier
 
 Server = TypeVar("Server", PostgresServer, KafkaServer)
@@ -59,9 +59,10 @@ def private_kafka() -> Iterator[KafkaServer]:
 
 
 @pytest.fixture
-def embedded_kafka() -> MockCluster:
-    """A mock cluster for one test, without topics."""
-    return MockCluster()
+def embedded_kafka() -> Iterator[EmbeddedKafka]:
+    """The embedded broker for one test, without topics."""
+    with EmbeddedKafka() as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -96,14 +97,14 @@ def database_url(request: pytest.FixtureRequest) -> str:
         pytest.param("kafka", id="kafka", marks=pytest.mark.kafka),
     ]
 )
-def broker(request: pytest.FixtureRequest) -> MockCluster | KafkaServer:
-    """A broker, with `bootstrap_servers` and `create_topics(*names)`: once embedded, once Apache Kafka."""
-    running: MockCluster | KafkaServer = request.getfixturevalue(request.param)
+def broker(request: pytest.FixtureRequest) -> EmbeddedKafka | KafkaServer:
+    """A broker, with `bootstrap_servers` and `create_topics(names)`: once embedded, once Apache Kafka."""
+    running: EmbeddedKafka | KafkaServer = request.getfixturevalue(request.param)
     return running
 
 
 @pytest.fixture
-def bootstrap_servers(broker: MockCluster | KafkaServer) -> str:
+def bootstrap_servers(broker: EmbeddedKafka | KafkaServer) -> str:
     """The address of `broker`."""
     return broker.bootstrap_servers
 

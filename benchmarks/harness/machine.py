@@ -65,7 +65,7 @@ class Machine:
         """Make sure that they exist. Runs share them: each begins at the end of what is there."""
         new = [name for name in names if name not in self._topics]
         if new:
-            self.kafka.create_topics(*new, partitions=partitions)
+            self.kafka.create_topics(new, partitions=partitions)
             self._topics |= set(new)
             self._wait_for_leaders(*new)
 

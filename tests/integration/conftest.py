@@ -22,7 +22,8 @@ def shop(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> I
     """On the embedded broker and on Apache Kafka, on SQLite and on PostgreSQL."""
     fault = tmp_path / "fault"
     if request.param == "embedded":
-        with EmbeddedKafka() as broker, shop_on(database_url, broker, fault, broker.create_topics) as shop:
+        broker: EmbeddedKafka = request.getfixturevalue("embedded_kafka")
+        with shop_on(database_url, broker, fault, broker.create_topics) as shop:
             yield shop
     else:
         server: KafkaServer = request.getfixturevalue("kafka")

@@ -14,8 +14,8 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from sqlalchemy import create_engine, inspect
 
+from kafkasaga.testing import EmbeddedKafka
 from tests.support import KafkaServer, PostgresServer, ServerError
-from tests.support.embedded import MockCluster
 from tests.support.process import FIRST_PORT, LAST_PORT, free_port
 from tests.support.tiers import Tier
 
@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_message_survives_killing_kafka(private_kafka: KafkaServer) -> None:
-    private_kafka.create_topics("kept")
+    private_kafka.create_topics(["kept"])
     produce(private_kafka.bootstrap_servers, "kept", b"still here")
     address = private_kafka.bootstrap_servers
     private_kafka.kill()
@@ -138,8 +138,8 @@ def test_servers_and_data_are_gone_after_their_test_run_was_killed(postgres: Pos
     assert eventually(lambda: not alive(int(pid)) and not Path(directory).exists())
 
 
-def test_each_broker_carries_messages(broker: MockCluster | KafkaServer, bootstrap_servers: str) -> None:
-    broker.create_topics("carried")
+def test_each_broker_carries_messages(broker: EmbeddedKafka | KafkaServer, bootstrap_servers: str) -> None:
+    broker.create_topics(["carried"])
     produce(bootstrap_servers, "carried", b"value")
     assert consume(bootstrap_servers, "carried") == b"value"
 

@@ -3,7 +3,7 @@
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -136,7 +136,7 @@ class KafkaServer:
             self._directory.remove()
             self._directory = None
 
-    def create_topics(self, *names: str, partitions: int = 4) -> None:
+    def create_topics(self, names: Iterable[str], *, partitions: int = 4) -> None:
         """Create topics and wait until they can be used; it is an error when one exists."""
         admin = self._admin()
         created = admin.create_topics(

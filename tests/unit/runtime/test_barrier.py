@@ -284,6 +284,25 @@ def test_a_handler_that_listens_to_replies_does_not_get_a_barriers_answers(
     assert node.count("parked_message") == 0
 
 
+def test_only_the_command_id_tells_a_confirmation_from_a_compensation(
+    broker: MemoryBroker, clock: VirtualClock, saga: UUID
+) -> None:
+    """Why participants in other languages must send it back."""
+    heard: list[str] = []
+    service = Service("listener", outbox=Ledger().outbox)
+
+    @service.handler
+    def listen(event: Released) -> None:
+        heard.append(event.id)
+
+    node = Node(service, broker, clock)
+    send(broker, Released(id="with"), saga=context(saga, COMPENSATION, command_id=uuid4()))
+    send(broker, Released(id="without"), saga=context(saga, COMPENSATION))
+    node.consume()
+    assert heard == ["with"]
+    assert [row.outcome for row in node.rows(node.store.tables.barrier)].count(Outcome.EMPTY.value) == 1
+
+
 def test_what_a_listener_returns_is_no_reply(broker: MemoryBroker, clock: VirtualClock, saga: UUID) -> None:
     service = Service("listener", outbox=Ledger().outbox)
 
