@@ -44,6 +44,17 @@ class Settings(BaseSettings):
     """Seconds after which a handler is taken to hang: the process ends with status 86, to be started again."""
     shutdown_timeout: float = Field(20.0, gt=0)
     """Seconds to finish what is under way when the service is told to stop."""
+    inbox_days: float | None = Field(None, gt=0)
+    """Days for which a handled message is recognised when it comes again; without it, for ever."""
+    barrier_days: float | None = Field(None, gt=0)
+    """Days for which commands of sagas are known to have been carried out; longer than any saga takes, also a stuck
+    one. Without it, for ever."""
+    saga_days: float | None = Field(None, gt=0)
+    """Days for which an ended saga keeps its state and its log; then only how it ended. Without it, for ever."""
+    saga_key_days: float | None = Field(None, gt=0)
+    """Days for which it is known that a saga of that key was there; then the key is free. Without it, for ever."""
+    dead_letter_days: float | None = Field(None, gt=0)
+    """Days, since it was parked, for which a dead letter is kept; without it, for ever."""
     topic_partitions: int = Field(4, ge=1)
     """Partitions of a topic that ``kafkasaga topics`` makes. Adding some later moves keys: begin with enough."""
     topic_replication: int = Field(-1, ge=-1)

@@ -47,7 +47,7 @@ def ready(sqlite_url: str) -> str:
         (["run", "shop"], {}, "write module:name"),
         (["run", "nowhere:stock"], {}, "there is no module 'nowhere'"),
         (["run", "shop:stok"], {}, "shop has: stock, orders"),
-        (["run", "shop:stock", "--role", "cook"], {}, "there is only consumer, relay, timekeeper"),
+        (["run", "shop:stock", "--role", "cook"], {}, "there is only consumer, relay, timekeeper, pruner"),
         (["topics", "create", "shop:stock"], {}, "set KAFKASAGA_BOOTSTRAP_SERVERS"),
         (["db", "upgrade"], {}, "no database: set KAFKASAGA_DATABASE_URL"),
         (["saga", "list"], {}, "no database: set KAFKASAGA_DATABASE_URL"),

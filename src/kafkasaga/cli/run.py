@@ -17,7 +17,8 @@ from kafkasaga.stores import Outbox
 def run(
     target: Target,
     role: Annotated[
-        list[str] | None, typer.Option(help="Only this loop (repeatable): consumer, relay, timekeeper. Default: all.")
+        list[str] | None,
+        typer.Option(help="Only this loop (repeatable): consumer, relay, timekeeper, pruner. Default: all."),
     ] = None,
     database_url: DatabaseUrl = None,
     bootstrap_servers: BootstrapServers = None,

@@ -78,7 +78,10 @@ def show(
     saga = history.summary
     title = f"{escape(saga.saga)} version {saga.version}, key {escape(saga.key)}"
     out.print(f"{title}: [{COLOURS[saga.status]}]{saga.status}[/]", highlight=False, soft_wrap=True)
-    out.print(f"data: {history.instance.data}", markup=False, highlight=False, soft_wrap=True)
+    if saga.pruned_at is None:
+        out.print(f"data: {history.instance.data}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        out.print(f"Its state and its log were deleted on {saga.pruned_at:%Y-%m-%d} (KAFKASAGA_SAGA_DAYS).")
     table = Table("#", "time", "event", "step", "", box=None)
     for entry in history.log:
         table.add_row(*map(escape, _line(entry)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from kafkasaga.ports.values import (
     ParkedKey,
     ParkedStatus,
     Progress,
+    Prunable,
     SagaChange,
     TopicPartition,
 )
@@ -190,6 +191,13 @@ class Store(Protocol):
 
     def relay_queue(self) -> RelayQueue:
         """The outbox as its relay sees it, on a connection of its own."""
+        ...
+
+    def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
+        """Forget at most ``limit`` things that are older than ``keep`` by the database's clock; how many there were.
+
+        It waits for nobody's lock: what somebody holds is left for the next time. So any number of processes may do it.
+        """
         ...
 
     def close(self) -> None:

@@ -173,3 +173,20 @@ class SagaSummary:
     updated_at: datetime
     reason: str | None = None
     """Why it turned back, was cancelled, or is stuck."""
+    pruned_at: datetime | None = None
+    """When its state and its log were deleted."""
+
+
+class Prunable(StrEnum):
+    """What a store may forget when it is old."""
+
+    INBOX = "inbox"
+    """Handled messages, unless they are parked."""
+    BARRIER = "barrier"
+    """What a saga has asked for: all of a saga together, none of one that is under way here or has a parked command."""
+    SAGAS = "sagas"
+    """State and log of ended sagas. What is left says how it ended, and takes late messages as the saga would."""
+    SAGA_KEYS = "saga keys"
+    """Ended sagas altogether: all of a key, and none while one of them is under way."""
+    DEAD_LETTERS = "dead letters"
+    """Parked messages of that status; no others."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kafkasaga.clock import SystemClock
 from kafkasaga.errors import ConfigurationError, CorruptLog, KafkasagaError
-from kafkasaga.ports import LogEntry, Parked, SagaSummary
+from kafkasaga.ports import LogEntry, Parked, Prunable, SagaSummary
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.pruner import Pruner
 from kafkasaga.runtime.service import Service
 from kafkasaga.saga.inputs import Operated
 from kafkasaga.saga.instance import Instance, SagaStatus
@@ -97,6 +98,10 @@ class Operator:
         """
         return self._store.parked_acts().carry_out(id, Act(action, by, why, datetime.now(UTC), value))
 
+    def prune(self, keep: Mapping[Prunable, timedelta]) -> dict[Prunable, int]:
+        """Forget what is older than ``keep`` says; how many of each."""
+        return Pruner(self._store, keep, SystemClock()).prune()
+
     def settle(self, service: Service, id: UUID, input: Operated) -> None:
         """Decide what becomes of a stuck step. It is an entry of the saga's log.
 
@@ -118,7 +123,10 @@ class Operator:
             uow.add_outbox(envelopes)
 
     def verify(self, id: UUID) -> str | None:
-        """What is wrong with a saga's log: None if its fold is the stored state (invariant I7)."""
+        """What is wrong with a saga's log: None if its fold is the stored state (invariant I7).
+
+        Of a saga whose log was deleted because of its age, what is left must be without gaps.
+        """
         while True:
             history = None
             try:
@@ -141,9 +149,10 @@ class Operator:
 
 
 def _problem(history: SagaHistory) -> str | None:
-    if [entry.seq for entry in history.log] != list(range(1, history.instance.seq + 1)):
+    first = 1 if history.summary.pruned_at is None else history.instance.seq - len(history.log) + 1
+    if [entry.seq for entry in history.log] != list(range(first, history.instance.seq + 1)):
         return "its log has gaps, or more entries than its stored state knows"
-    if fold(entry.event for entry in history.log) != history.instance:
+    if history.summary.pruned_at is None and fold(entry.event for entry in history.log) != history.instance:
         return "its log does not fold to its stored state"
     stored, summary = history.instance, history.summary
     if (summary.seq, summary.status) != (stored.seq, stored.status):

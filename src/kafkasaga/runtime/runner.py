@@ -1,8 +1,8 @@
 """The composition root: the one place where stores, Kafka and the loops are put together, started, and stopped.
 
-A process has up to three loops, each in a thread of its own: the consumer, the relay, the timekeeper. They share
-nothing but the database, so each can also run in a process of its own. If one of them dies of an error that nobody
-foresaw, the process ends with that error: restarting it is the platform's business, and nothing is lost by it.
+A process has up to four loops, each in a thread of its own: the consumer, the relay, the timekeeper, the pruner. They
+share nothing but the database, so each can also run in a process of its own. If one of them dies of an error that
+nobody foresaw, the process ends with that error: restarting it is the platform's business, and nothing is lost by it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.pruner import Pruner
 from kafkasaga.runtime.relay import Relay
+from kafkasaga.runtime.retention import check_retention, retention_of
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.settings import Settings
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("kafkasaga.service")
 
-Role = Literal["consumer", "relay", "timekeeper"]
-ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper")
+Role = Literal["consumer", "relay", "timekeeper", "pruner"]
+ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper", "pruner")
 
 
 def end_process() -> None:
@@ -76,6 +78,7 @@ class Runner:
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._service, self._settings, self._on_failure = service, settings, on_failure
+        self._keep = retention_of(settings)
         self._roles: list[Role] = [role for role in ROLES if role in roles]
         self._running: list[_Running] = []
         self._store: SqlStore | None = None
@@ -111,12 +114,14 @@ class Runner:
             )
         if not settings.bootstrap_servers:
             raise ConfigurationError("no broker: set KAFKASAGA_BOOTSTRAP_SERVERS, e.g. localhost:9092")
+        if "pruner" in self._roles:
+            check_retention(self._keep, service.definitions.values(), service.parking)
         self._store = store = create_store(url, service.outbox.tables)
         checks = (("database", store.check_schema), ("database", self._check_versions), ("broker", self._check_topics))
         if not all(self._patiently(what, check) for what, check in checks):
             return False
         for role in self._roles:
-            if role == "consumer" and not service.reads:
+            if (role == "consumer" and not service.reads) or (role == "pruner" and not self._keep):
                 continue
             loop = self._build(role, store)
             thread = threading.Thread(target=self._guard, args=(role, loop), name=f"{service.name}-{role}", daemon=True)
@@ -235,6 +240,8 @@ class Runner:
                     sender.clock,
                     poll_interval=settings.relay_poll_interval,
                 )
+            case "pruner":
+                return Pruner(store, self._keep, sender.clock)
             case "timekeeper":
                 topics = Topics(settings)
                 replies = sorted(contract_of(t).topic for d in service.definitions.values() for t in d.replies)

@@ -159,6 +159,17 @@ def from_snapshot(text: str) -> Instance:
     return Instance(**raw)
 
 
+def forgotten(instance: Instance) -> Instance:
+    """What is left of an ended saga whose state and log are deleted: which it was, and how it ended.
+
+    It answers whatever still comes as the whole one would.
+    """
+    if instance.ended is None:
+        raise ValueError(f"saga {instance.id} has not ended")
+    which = (instance.saga, instance.version, instance.key, instance.incarnation)
+    return Instance(*which, data="{}", seq=instance.seq, ended=instance.ended)
+
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 

@@ -70,6 +70,10 @@ class Sql:
         """A table's name as it is written in a statement."""
         return self._names[table]
 
+    def named(self, statement: str) -> str:
+        """The text with the tables' names put in."""
+        return statement.format_map(self._names)
+
     def bulk(self, statement: str, rows: Types, returns: Types | None = None) -> Bulk:
         """A statement that reads ``r`` with columns ``rows``, and returns columns of the types ``returns``.
 
@@ -77,7 +81,7 @@ class Sql:
         ``{skip_locked}``, which leaves out those that somebody else holds.
         """
         readers = [_reader(type, self.dialect) for type in (returns or {}).values()]
-        body = statement.format_map(self._names)
+        body = self.named(statement)
         kind = _PostgresqlBulk if self.postgresql else _SqliteBulk
         return kind(body, rows, readers, self.dialect)
 

@@ -171,6 +171,7 @@ class Queries:
             saga.started_at,
             saga.updated_at,
             saga.reason,
+            saga.pruned_at,
         )
 
     @contextmanager
@@ -195,4 +196,5 @@ def _summary(row: Row[Any]) -> SagaSummary:
         started_at=row.started_at,
         updated_at=row.updated_at,
         reason=row.reason,
+        pruned_at=row.pruned_at,
     )

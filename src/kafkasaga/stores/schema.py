@@ -232,6 +232,7 @@ class _Builder:
     def _saga(self) -> Table:
         """One row a saga: its snapshot, and what an operator looks for."""
         active = Column("status", Text(), nullable=False)
+        ended: Column[Any] = Column("ended_at", UtcDateTime())
         return self._table(
             "saga",
             Column("saga_id", Uuid(), primary_key=True),
@@ -246,9 +247,16 @@ class _Builder:
             Column("timer_at", UtcDateTime()),
             Column("started_at", UtcDateTime(), nullable=False),
             Column("updated_at", UtcDateTime(), nullable=False),
-            Column("ended_at", UtcDateTime()),
+            ended,
+            Column("pruned_at", UtcDateTime()),
             indexes=(
                 self._index("saga_current", "name", "key", "incarnation"),
+                self._index(
+                    "saga_ended",
+                    "ended_at",
+                    postgresql_where=ended.is_not(None),
+                    sqlite_where=ended.is_not(None),
+                ),
                 self._index(
                     "saga_active",
                     "status",
@@ -286,6 +294,7 @@ class _Builder:
         status = Column("status", Text(), nullable=False)
         waiting = status == ParkedStatus.WAITING.value
         living = status != ParkedStatus.DEAD_LETTER.value
+        saga = Column("saga_id", Uuid())
         return self._table(
             "parked_message",
             Column("id", POSITION, primary_key=True, autoincrement=True),
@@ -304,7 +313,7 @@ class _Builder:
             Column("deaths", Integer(), nullable=False, server_default="0"),
             Column("next_at", UtcDateTime()),
             Column("parked_at", UtcDateTime(), nullable=False),
-            Column("saga_id", Uuid()),
+            saga,
             Column("step_path", Text()),
             Column("generation", Integer()),
             Column("op", Text()),
@@ -317,6 +326,12 @@ class _Builder:
                     "id",
                     postgresql_where=living,
                     sqlite_where=living,
+                ),
+                self._index(
+                    "parked_message_saga",
+                    "saga_id",
+                    postgresql_where=saga.is_not(None),
+                    sqlite_where=saga.is_not(None),
                 ),
                 self._index("parked_message_due", "next_at", postgresql_where=waiting, sqlite_where=waiting),
             ),

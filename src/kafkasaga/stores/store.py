@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from threading import Event
 from typing import Any, Final
@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Dialect, Engine, RootTransaction
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DefinitionError
-from kafkasaga.ports import Progress, TopicPartition
+from kafkasaga.ports import Progress, Prunable, TopicPartition
 from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.acts import ParkedActs
 from kafkasaga.stores.bulk import Sql
@@ -29,6 +29,7 @@ from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.queries import Queries
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
+from kafkasaga.stores.retention import Retention
 from kafkasaga.stores.schema import Tables
 from kafkasaga.stores.timers import Timers
 from kafkasaga.stores.unit_of_work import SqlUnitOfWork, Statements
@@ -56,6 +57,7 @@ class SqlStore:
         self._parked = ParkedMessages(self._sql)
         self._outbox = OutboxRows(self._sql)
         self._timers = Timers(self.tables)
+        self._retention = Retention(self._sql)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
 
@@ -138,6 +140,11 @@ class SqlStore:
     def parked_acts(self) -> ParkedActs:
         """What operators do to parked messages."""
         return ParkedActs(self.engine, self._sql)
+
+    def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
+        """One statement; three for sagas, if there are any."""
+        with self._writing() as connection:
+            return self._retention.prune(connection, what, keep, limit)
 
     def relay_queue(self, bucket: int = 0) -> PostgresqlRelayQueue | SqliteRelayQueue:
         """The outbox as its relay sees it."""

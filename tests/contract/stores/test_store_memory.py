@@ -16,6 +16,7 @@ from tests.contract.stores import (
     test_store_parked,
     test_store_parked_commands,
     test_store_relay_queue,
+    test_store_retention,
     test_store_sagas,
 )
 from tests.contract.stores.store_kit import Threads, until
@@ -25,6 +26,7 @@ SUITES: tuple[ModuleType, ...] = (
     test_store_parked,
     test_store_parked_commands,
     test_store_relay_queue,
+    test_store_retention,
     test_store_sagas,
 )
 # They count statements, ask the operator's queries, write rows by SQL, or try what only PostgreSQL or its text can do.

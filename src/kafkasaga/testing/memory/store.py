@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from kafkasaga.errors import DefinitionError
-from kafkasaga.ports import LogEntry, Parked, ParkedStatus, Progress, TopicPartition
+from kafkasaga.ports import LogEntry, Parked, ParkedStatus, Progress, Prunable, TopicPartition
 from kafkasaga.saga.instance import Instance
 from kafkasaga.testing.memory.locks import Locks, Threads, Waiting
 from kafkasaga.testing.memory.relay_queue import MemoryRelayQueue, Outbound
+from kafkasaga.testing.memory.retention import Ages, prune
 from kafkasaga.testing.memory.tables import Tables
 from kafkasaga.testing.memory.unit_of_work import MemoryUnitOfWork
 
@@ -24,6 +25,7 @@ class MemoryStore:
         self._waiting: Waiting = waiting or Threads()
         self._locks = Locks(self._waiting)
         self.tables: Final = Tables()
+        self.ages: Final = Ages()
         self.outbound: Final = Outbound(self.tables)
         self.under_way: Final = set[MemoryUnitOfWork]()
         """Transactions that have not ended."""
@@ -36,7 +38,7 @@ class MemoryStore:
     @contextmanager
     def begin(self) -> Generator[MemoryUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
-        unit = MemoryUnitOfWork(self.tables, self._locks, self._waiting)
+        unit = MemoryUnitOfWork(self.tables, self._locks, self._waiting, self.ages)
         self.under_way.add(unit)
         try:
             yield unit
@@ -105,6 +107,10 @@ class MemoryStore:
         return waiting.intersection(ids)
 
     def relay_queue(self) -> MemoryRelayQueue:
+    def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
+        with self._waiting.guard:
+            return prune(self.tables, self.ages, self._locks, what, keep, limit)
+
         return MemoryRelayQueue(self.tables, self.outbound, self._waiting)
 
     def queries(self) -> MemoryQueries:

@@ -25,6 +25,7 @@ from kafkasaga.ports import (
 from kafkasaga.saga.instance import Instance
 from kafkasaga.stores import Session
 from kafkasaga.testing.memory.locks import Locks, Waiting
+from kafkasaga.testing.memory.retention import Ages
 from kafkasaga.testing.memory.tables import Tables, heads, outbox_row
 
 K = TypeVar("K")
@@ -34,8 +35,8 @@ V = TypeVar("V")
 class MemoryUnitOfWork:
     """Implements ``ports.UnitOfWork``. Made by ``MemoryStore``; used by one thread."""
 
-    def __init__(self, tables: Tables, locks: Locks, waiting: Waiting) -> None:
-        self._tables, self._locks, self._waiting = tables, locks, waiting
+    def __init__(self, tables: Tables, locks: Locks, waiting: Waiting, ages: Ages) -> None:
+        self._tables, self._locks, self._waiting, self._ages = tables, locks, waiting, ages
         self._writes: list[Callable[[], None]] = []
         self._inbox: set[InboxKey] = set()
         self._barrier: dict[BarrierKey, BarrierEntry | None] = {}
@@ -133,6 +134,7 @@ class MemoryUnitOfWork:
         self._sagas[id] = instance
         self._timers[id] = self._timer(change)
         self._writes.append(lambda: self._tables.logs.setdefault(id, []).extend(change.entries))
+        self._writes.append(partial(self._ages.saved, change))
 
     def _timer(self, change: SagaChange) -> datetime | None:
         """Lazy, as on SQL: a later wish leaves the timer where it is until it fires."""
@@ -290,6 +292,7 @@ class MemoryUnitOfWork:
                 tables.newest[key] = max(tables.newest.get(key, (-1, instance.id)), (instance.incarnation, instance.id))
             tables.sagas |= self._sagas
             _merge(tables.timers, {id: self._timers[id] for id in self._sagas})
+            self._ages.claimed(self._inbox, self._barrier)
             _merge(tables.parked, self._parked)
             for write in self._writes:
                 write()

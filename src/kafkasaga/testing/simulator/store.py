@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from kafkasaga.ports import (
     ParkedKey,
     ParkedStatus,
     Progress,
+    Prunable,
     RelayQueue,
     SagaChange,
     Skip,
@@ -119,6 +120,10 @@ class WorldStore:
         self._process.point("between looks")
         self._process.database_answers()
         return self._inner.unsent(ids)
+
+    def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
+        self._process.database_answers()
+        return self._inner.prune(what, keep, limit)
 
     def relay_queue(self) -> RelayQueue:
         return WorldRelayQueue(self._process, self._inner.relay_queue())

@@ -118,9 +118,12 @@ def _sagas() -> None:
         sa.Column("started_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
         sa.Column("ended_at", _TIME),
+        sa.Column("pruned_at", _TIME),
         settings={**_UPDATED, "fillfactor": 50},
     )
     _index("saga_current", "saga", "name", "key", "incarnation")
+    ended = sa.text("ended_at IS NOT NULL")
+    _index("saga_ended", "saga", "ended_at", postgresql_where=ended, sqlite_where=ended)
     active = sa.text("status IN ('running', 'compensating', 'stuck')")
     _index("saga_active", "saga", "status", "started_at", postgresql_where=active, sqlite_where=active)
     _create(
@@ -171,6 +174,8 @@ def _parked_messages() -> None:
     living = sa.text("status != 'dead-letter'")
     lane = ("consumer", "topic", "key", "id")
     _index("parked_message_lane", "parked_message", *lane, postgresql_where=living, sqlite_where=living)
+    of_saga = sa.text("saga_id IS NOT NULL")
+    _index("parked_message_saga", "parked_message", "saga_id", postgresql_where=of_saga, sqlite_where=of_saga)
     waiting = sa.text("status = 'waiting'")
     _index("parked_message_due", "parked_message", "next_at", postgresql_where=waiting, sqlite_where=waiting)
     _create(
