@@ -96,6 +96,20 @@ def test_a_service_that_ends_by_itself_ends_the_demo(
 
 @pytest.mark.embedded
 @pytest.mark.sqlite
+@pytest.mark.parametrize("chaos", [False, True])
+def test_a_run_that_takes_too_long_fails_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], chaos: bool
+) -> None:
+    file = tmp_path / "facts.json"
+    assert run(DemoOptions(orders=3, chaos=chaos, json_file=file, time_limit=0.0)) == 1
+    shown = capsys.readouterr().out
+    assert "the time limit of 0 seconds was reached" in shown
+    assert "orders were not placed" in shown
+    assert facts(file)["invariants"]["every order placed, and ended in time"] is False
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "kafkasaga", "demo", "--orders", "100000"]

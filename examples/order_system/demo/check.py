@@ -56,6 +56,13 @@ class Check:
             rows = session.execute(query.where(Order.status.in_(ENDED)))
             return [Ended(row.id, row.status, row.reason, _seconds(row.at)) for row in rows if row.id in order_ids]
 
+    def under_way(self, order_ids: Collection[UUID]) -> dict[UUID, str]:
+        """Those of the orders that did not come to their end, with what is known of them."""
+        with self._session("order") as session:
+            known: dict[UUID, Status] = {row.id: row.status for row in session.execute(select(Order.id, Order.status))}
+        found = {id: known.get(id) for id in order_ids}
+        return {id: status or "unknown to the Order service" for id, status in found.items() if status not in ENDED}
+
     def quiet(self) -> bool:
         """Nothing is under way any more: no message, no saga, no reservation."""
         with self._session("inventory") as session:

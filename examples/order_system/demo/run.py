@@ -6,12 +6,12 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from rich.console import Console
 
@@ -84,22 +84,39 @@ def _course(options: DemoOptions, console: Console, folder: Path) -> Facts:
         chaos = Chaos(system.processes, options.kills_each if options.chaos else 0, options.seed)
         with OrderProgress(console, options.orders) as progress:
             course = _Course(options, system, check, customers, chaos, progress)
-            ordering = time.monotonic()
+            ordering, late = time.monotonic(), None
             try:
                 seconds = asyncio.run(course.all_orders())
-            except TookTooLong as late:
-                console.print(f"[red]{late}[/]")  # the account tells what is missing
-                seconds = time.monotonic() - ordering
+            except TookTooLong as reached:
+                seconds, late = time.monotonic() - ordering, reached
             finally:
                 chaos.stop()
             course.wait_until_quiet()
         facts = Facts.gather(check, customers, seconds=seconds, kills={p.name: p.kills for p in system.processes})
+        facts.invariants |= verdict(late, placed=len(customers.placed), planned=options.orders)
         if not options.chaos:
             # Under chaos an answer may come after its deadline, and an order be cancelled that was planned to be fine.
             facts.invariants["outcomes as planned"] = facts.outcomes == course.planned
         facts.duration_s = round(time.monotonic() - began, 1)
         show(console, facts, check, customers)
+        if late is not None:
+            console.print(f"[red]{late}[/]")
+            for line in missing(check.under_way(customers.placed), len(customers.placed), options.orders):
+                console.print(line, soft_wrap=True)
         return facts
+
+
+def verdict(late: TookTooLong | None, *, placed: int, planned: int) -> dict[str, bool]:
+    """What holds of the run as a whole. Orders that were never placed break no other invariant."""
+    return {"every order placed, and ended in time": late is None and placed == planned}
+
+
+def missing(under_way: Mapping[UUID, str], placed: int, planned: int) -> Iterator[str]:
+    """Which orders did not come to their end, and how far each came."""
+    if placed < planned:
+        yield f"{planned - placed} of {planned} orders were not placed"
+    for order_id, status in sorted(under_way.items(), key=lambda item: (item[1], str(item[0]))):
+        yield f"order {order_id} did not end: {status}"
 
 
 class _Course:
