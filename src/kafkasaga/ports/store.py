@@ -189,15 +189,15 @@ class Store(Protocol):
         """Those message ids that are still in the outbox."""
         ...
 
-    def relay_queue(self) -> RelayQueue:
-        """The outbox as its relay sees it, on a connection of its own."""
-        ...
-
     def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
         """Forget at most ``limit`` things that are older than ``keep`` by the database's clock; how many there were.
 
         It waits for nobody's lock: what somebody holds is left for the next time. So any number of processes may do it.
         """
+        ...
+
+    def relay_queue(self) -> RelayQueue:
+        """The outbox as its relay sees it, on a connection of its own."""
         ...
 
     def close(self) -> None:

@@ -106,11 +106,11 @@ class MemoryStore:
             waiting = {row.message_id for row in self.tables.outbox.values()}
         return waiting.intersection(ids)
 
-    def relay_queue(self) -> MemoryRelayQueue:
     def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
         with self._waiting.guard:
             return prune(self.tables, self.ages, self._locks, what, keep, limit)
 
+    def relay_queue(self) -> MemoryRelayQueue:
         return MemoryRelayQueue(self.tables, self.outbound, self._waiting)
 
     def queries(self) -> MemoryQueries:

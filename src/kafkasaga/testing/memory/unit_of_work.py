@@ -285,6 +285,7 @@ class MemoryUnitOfWork:
         with self._waiting.guard:
             self._alive()
             tables = self._tables
+            self._ages.claimed(self._inbox, self._barrier)
             tables.inbox |= self._inbox
             tables.barrier |= self._barrier
             for instance in self._sagas.values():
@@ -292,7 +293,6 @@ class MemoryUnitOfWork:
                 tables.newest[key] = max(tables.newest.get(key, (-1, instance.id)), (instance.incarnation, instance.id))
             tables.sagas |= self._sagas
             _merge(tables.timers, {id: self._timers[id] for id in self._sagas})
-            self._ages.claimed(self._inbox, self._barrier)
             _merge(tables.parked, self._parked)
             for write in self._writes:
                 write()
