@@ -85,7 +85,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             if self._held:
                 self._heartbeat(connection)
             elif self._try_lock(connection):
-                self._held = True
+                self._held, self._alive_at = True, time.monotonic()
             return self._held
 
     def wait(self, timeout: float) -> None:
@@ -121,9 +121,22 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             sources.append(_driver(self._connection))
         readable, _, _ = select.select(sources, [], [], seconds)
         if self._connection is not None and self._held:
-            # Something from the server: the driver handles a notification along with the next answer.
             with self._guarded(self._connection) as connection:
-                self._heartbeat(connection, needed=len(readable) > 0 and readable[-1] is not self._wakers[0])
+                unasked = len(readable) > 0 and readable[-1] is not self._wakers[0]
+                self._heartbeat(connection, needed=unasked and not self._take_notifications(connection))
+
+    def _take_notifications(self, connection: Connection) -> bool:
+        """Read what the server said unasked; False if it was something else, as its goodbye: a statement finds out."""
+        server = _driver(connection).pgconn
+        try:
+            server.consume_input()
+        except connection.dialect.loaded_dbapi.OperationalError:
+            return False
+        heard = False
+        while server.notifies() is not None:
+            heard = True
+        self._notified |= heard
+        return heard
 
     # ---- holding --------------------------------------------------------------------------------------------------
 
@@ -157,6 +170,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
     def _heartbeat(self, connection: Connection, *, needed: bool = False) -> None:
         if needed or time.monotonic() - self._alive_at > self._idle_timeout / HEARTBEATS:
             connection.exec_driver_sql("SELECT 1")
+            self._alive_at = time.monotonic()
 
     def _on_notify(self, _: object) -> None:
         self._notified = True
@@ -170,7 +184,6 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         except BaseException:
             self._drop()
             raise
-        self._alive_at = time.monotonic()
 
     def _drop(self) -> None:
         connection, self._connection, self._held = self._connection, None, False
@@ -186,6 +199,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             raise DatabaseUnavailable("this relay does not hold the outbox; acquire() it first")
         with self._guarded(self._connection) as connection:
             yield connection
+            self._alive_at = time.monotonic()
 
     _writing = _reading
 

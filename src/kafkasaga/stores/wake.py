@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -157,11 +157,19 @@ class Notifier:
             thread.join()
 
     def _run(self) -> None:
+        connection: Connection | None = None
         while channels := self._next():
             try:
-                self._send(channels)
+                connection = connection or self._connect()
+                if connection is None:
+                    return
+                for channel in channels:
+                    connection.exec_driver_sql(f"SELECT pg_notify('{channel}', '')")
             except SQLAlchemyError as error:
                 _log.warning("could not wake the relay, which will look by itself: %s", error)
+                _close(connection)
+                connection = None
+        _close(connection)
 
     def _next(self) -> list[str]:
         """What to send; nothing: the thread ends."""
@@ -174,13 +182,19 @@ class Notifier:
                 self._thread = None
             return channels
 
-    def _send(self, channels: list[str]) -> None:
+    def _connect(self) -> Connection | None:
+        """A connection of its own, kept while commits come: to take one from the pool costs more than the NOTIFY."""
         engine = self._engine()
         if engine is None:
-            return
-        with _blocking(engine).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for channel in channels:
-                connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+            return None
+        connection = _blocking(engine).connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()
+        return connection
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.close()
 
 
 def _blocking(engine: Engine) -> Engine:

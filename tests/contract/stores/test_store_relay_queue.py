@@ -210,6 +210,13 @@ class TestLock:
         assert queue.fetch(0, 1) == []
         queue.close()
 
+    def test_looking_again_and_again_keeps_the_lock(self, postgres_store: SqlStore) -> None:
+        queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=0.3)
+        for _ in range(20):
+            assert queue.acquire()
+            queue.wait(0.05)
+        queue.close()
+
     def test_a_connection_that_dies_ends_the_wait(self, postgres_store: SqlStore) -> None:
         queue = PostgresqlRelayQueue(postgres_store.engine, postgres_store._sql, idle_session_timeout=LONG * 10)
         assert queue.acquire()
