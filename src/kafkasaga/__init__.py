@@ -1,16 +1,23 @@
 """Sagas over Apache Kafka: declared as data, carried by an outbox, taken once, and recovered by any replica.
 
-Everything that a service needs is here; ``kafkasaga.testing`` has what its tests need.
+Everything that a service needs is here; ``kafkasaga.testing`` has what its tests need, and ``scenario`` is here too.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from kafkasaga.errors import ConfigurationError, DefinitionError, KafkasagaError
 from kafkasaga.messages import Message, SagaState
 from kafkasaga.runtime import Service
+from kafkasaga.runtime.logs import configure_logging
+from kafkasaga.runtime.operator import Operator
 from kafkasaga.saga.definition import Cancellation, Ends, Saga
 from kafkasaga.saga.flow import Each, LocalStep, Step, WaitFor, parallel, reply
 from kafkasaga.saga.policy import Retry, exponential
 from kafkasaga.settings import Settings
 from kafkasaga.stores import Outbox, Received, idempotent
+
+if TYPE_CHECKING:
+    from kafkasaga.testing import scenario
 
 __all__ = [
     "Cancellation",
@@ -21,6 +28,7 @@ __all__ = [
     "KafkasagaError",
     "LocalStep",
     "Message",
+    "Operator",
     "Outbox",
     "Received",
     "Retry",
@@ -30,8 +38,19 @@ __all__ = [
     "Settings",
     "Step",
     "WaitFor",
+    "configure_logging",
     "exponential",
     "idempotent",
     "parallel",
     "reply",
+    "scenario",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A service never asks for it, so it does not load the embedded broker and the simulator either.
+    if name == "scenario":
+        from kafkasaga.testing import scenario
+
+        return scenario
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,11 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from kafkasaga import Operator
 from kafkasaga.examples.order_system.front import NewOrder
 from kafkasaga.examples.order_system.inventory import Stock
 from kafkasaga.examples.order_system.order import ENDED, Change, Order, Status
 from kafkasaga.examples.order_system.payment import Charge, Refund
-from kafkasaga.runtime.operator import Operator
 
 from .databases import Database
 from .seed import INITIAL_STOCK

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from kafkasaga.runtime.operator import Operator
+from kafkasaga import Operator
 from kafkasaga.saga.events import (
     Cancelled,
     CommandSent,
