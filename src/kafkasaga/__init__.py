@@ -47,10 +47,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # A service never asks for it, so it does not load the embedded broker and the simulator either.
-    if name == "scenario":
-        from kafkasaga.testing import scenario
+if not TYPE_CHECKING:  # a checker would take any name for public then
 
-        return scenario
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # A service never asks for it, so it does not load the embedded broker and the simulator either.
+        if name == "scenario":
+            from kafkasaga.testing import scenario
+
+            return scenario
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
