@@ -50,6 +50,8 @@ def create_library_engine(
         ConfigurationError: for another kind of database.
     """
     parsed = _parsed(url)
+    # What a statement carries is business data: it belongs neither into a log nor into the error of a parked message.
+    options = {"hide_parameters": True, **options}
     match parsed.get_backend_name():
         case "postgresql":
             return _postgresql(parsed, lock_timeout, idle_in_transaction_timeout, options)

@@ -150,6 +150,20 @@ def test_an_answer_that_no_handler_ever_gave_has_the_key_of_the_message(inventor
     assert keys(inventory.broker, "released") == [b"1"]
 
 
+def test_a02_an_action_right_behind_its_compensation_in_one_batch_does_nothing(
+    inventory: Inventory, broker: MemoryBroker
+) -> None:
+    saga_id = uuid4()
+    send(broker, Release(id="o1"), saga=context(saga_id, COMPENSATION))
+    send(broker, Reserve(id="o1"), saga=context(saga_id))
+    (compensation,), (action,) = broker.records("unreserve"), broker.records("reserve")
+    inventory.node.batches.process([compensation, action])
+    inventory.node.publish()
+    assert inventory.ran == []
+    assert inventory.marks("released") == [Mark.EMPTY]
+    assert inventory.marks("reserved") == [Mark.SUPERSEDED]
+
+
 def test_a02_an_action_after_its_compensation_does_nothing(inventory: Inventory, saga: UUID) -> None:
     send(inventory.broker, Release(id="1"), saga=context(saga, COMPENSATION))
     inventory.run()
