@@ -107,6 +107,10 @@ class UnitOfWork(Protocol):
         """
         ...
 
+    def note_batch(self, group: str, ends: Mapping[TopicPartition, int]) -> None:
+        """Note that what lies before these offsets, and was not handled yet, is tried together, before it is."""
+        ...
+
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         """Count an attempt at a record that was not handled yet, before it is made; returns how many there were."""
         ...

@@ -156,6 +156,14 @@ class Progress:
     """Where to read on; None: nothing was read yet."""
     given_up: bool
     """Whether its last owner gave it up in good order. If not, what it was doing may have ended its process."""
+    suspect_end: int | None = None
+    """The end of what was noted to be under way and did not end: the offset behind its last message."""
+
+    @classmethod
+    def of(cls, next: int | None, suspect: int | None, attempts: int, *, given_up: bool) -> Progress:
+        """``suspect`` is what was tried: one message, or with no ``attempts`` the batch that ends before it."""
+        end = None if suspect is None else suspect + (1 if attempts else 0)
+        return cls(next, given_up, end if end is not None and end > (next or 0) else None)
 
 
 @dataclass(frozen=True, slots=True)

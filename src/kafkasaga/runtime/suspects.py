@@ -1,13 +1,16 @@
 """Messages at which the last owner of a partition may have died (A21).
 
 Whoever reads a partition is noted in the database, and gives it up in good order when it leaves. If it did not, one of
-the messages that it was handling may have ended its process. So the first of them, as many as one batch may have, are
-handled one by one, and each attempt is recorded before it is made. A message at which the process has died three times
-is set aside, and its partition goes on.
+the messages that it was handling may have ended its process; but far more often somebody has killed it. So its first
+messages, as many as one batch may have, are handled in batches as ever, and only the end of each batch is noted before
+it is tried. If the process dies again during such a batch, its messages are handled one by one by the next one, and
+each attempt is recorded before it is made. A message at which the process has died three times, in its batch and then
+alone, is set aside, and its partition goes on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from uuid import uuid4
@@ -16,7 +19,7 @@ import structlog
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Record
-from kafkasaga.ports import Store, TopicPartition
+from kafkasaga.ports import Progress, Store, TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.parking import DEATHS, ProcessEnded
 
@@ -30,7 +33,9 @@ class Suspects:
         self._group, self._store, self._batches, self._window = group, store, batches, window
         self._owner: Final = uuid4()
         self._left: dict[TopicPartition, int] = {}
-        """How many messages of a partition are still to be handled one by one."""
+        """How many messages of a partition are still to be handled in batches that are noted."""
+        self._single: dict[TopicPartition, int] = {}
+        """Up to which offset messages are handled one by one: a process has died in a batch that ended there."""
         self._tried: dict[TopicPartition, int] = {}
         """The offset of the last attempt recorded by this process: one outage of the database is not one death."""
 
@@ -42,21 +47,22 @@ class Suspects:
         """
         found = self._store.take_over(self._group, self._owner, partitions)
         for place in partitions:
-            self._left.pop(place, None)
-            self._tried.pop(place, None)
+            self._forget(place)
             if place in found and not found[place].given_up:
-                self._left[place] = self._window
+                self._suspect(place, found[place])
         if self._left:
+            log.info("the last owner of partitions did not give them up", partitions=len(self._left))
+        if self._single:
             log.warning(
-                "the last owner of these partitions did not give them up; their first messages are handled one by one",
-                partitions=[f"{topic}/{partition}" for topic, partition in sorted(self._left)],
+                "a process has ended in a batch of these partitions; its messages are handled one by one",
+                partitions=[f"{topic}/{partition}" for topic, partition in sorted(self._single)],
             )
         return {place: progress.next for place, progress in found.items() if progress.next is not None}
 
     def give_up(self, partitions: Collection[TopicPartition]) -> None:
         """Leave partitions in good order. If the database is away, the next owner is careful for nothing."""
         for place in partitions:
-            self._left.pop(place, None)
+            self._forget(place)
         try:
             self._store.give_up(self._group, self._owner, partitions)
         except (EnvironmentUnavailable, SerializationConflict) as error:
@@ -64,39 +70,63 @@ class Suspects:
 
     def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
         """As ``BatchRunner.process``, with care where it is needed."""
-        careful, rest = self._split(records) if self._left else ([], list(records))
-        positions: dict[TopicPartition, int] = {}
-        for record in careful:
-            positions |= self._with_care(record)
-        return positions | self._batches.process(rest) if rest else positions
-
-    def _split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-        careful: list[Record] = []
+        if not self._left:
+            return self._batches.process(records)
         rest: list[Record] = []
-        left = dict(self._left)
+        positions: dict[TopicPartition, int] = {}
         for record in records:
             place = TopicPartition(record.topic, record.partition)
-            if left.get(place, 0) > 0:
-                left[place] -= 1
-                careful.append(record)
+            if record.offset < self._single.get(place, 0):
+                positions |= self._with_care(place, record)
             else:
                 rest.append(record)
-        return careful, rest
+        return positions | self._noted(rest) if rest else positions
 
-    def _with_care(self, record: Record) -> Mapping[TopicPartition, int]:
-        place = TopicPartition(record.topic, record.partition)
+    def _suspect(self, place: TopicPartition, progress: Progress) -> None:
+        self._left[place] = self._window
+        end = progress.suspect_end
+        # Further away than a batch reaches: it was noted before the topic was made anew.
+        if end is not None and end - (progress.next or 0) <= self._window:
+            self._single[place] = end
+
+    def _forget(self, place: TopicPartition) -> None:
+        for known in (self._left, self._single, self._tried):
+            known.pop(place, None)
+
+    def _noted(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
+        """As a batch; where it ends is noted first, for the partitions that are suspected."""
+        ends: dict[TopicPartition, int] = {}
+        counts: Counter[TopicPartition] = Counter()
+        for record in records:
+            place = TopicPartition(record.topic, record.partition)
+            if place in self._left:
+                ends[place] = record.offset + 1
+                counts[place] += 1
+        if ends:
+            with self._store.begin() as uow:
+                uow.note_batch(self._group, ends)
+        positions = self._batches.process(records)
+        for place, count in counts.items():
+            self._done(place, count)
+        return positions
+
+    def _with_care(self, place: TopicPartition, record: Record) -> Mapping[TopicPartition, int]:
+        """Alone, and recorded first. The death in the batch that it was in counts as the first one."""
         if self._tried.get(place, -1) < record.offset:
             with self._store.begin() as uow:
-                attempts = uow.note_attempt(self._group, place, record.offset)
+                attempts = 1 + uow.note_attempt(self._group, place, record.offset)
             if attempts > DEATHS:
-                return self._done(place, self._batches.set_aside(record, ProcessEnded(DEATHS)))
+                positions = self._batches.set_aside(record, ProcessEnded(DEATHS))
+                self._done(place, 1)
+                return positions
             self._tried[place] = record.offset
-        return self._done(place, self._batches.process([record]))
+        positions = self._batches.process([record])
+        self._done(place, 1)
+        return positions
 
-    def _done(self, place: TopicPartition, positions: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
-        left = self._left.get(place, 0) - 1
+    def _done(self, place: TopicPartition, count: int) -> None:
+        left = self._left.get(place, 0) - count
         if left > 0:
             self._left[place] = left
         else:
-            self._left.pop(place, None)
-        return positions
+            self._forget(place)

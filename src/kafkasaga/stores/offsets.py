@@ -39,10 +39,11 @@ class Offsets:
         )
         owned = types(table, "consumer", "topic", "partition", "owner")
         self._progress = sql.bulk(
-            """SELECT t.topic, t."partition", t."next", t.owner FROM r JOIN {consumer_offset} AS t
+            """SELECT t.topic, t."partition", t."next", t.owner, t.suspect_offset, t.suspect_attempts
+            FROM r JOIN {consumer_offset} AS t
             ON t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition" {for_update}""",
             types(table, "consumer", "topic", "partition"),
-            returns=types(table, "topic", "partition", "next", "owner"),
+            returns=types(table, "topic", "partition", "next", "owner", "suspect_offset", "suspect_attempts"),
         )
         self._own = sql.bulk(
             """INSERT INTO {consumer_offset} (consumer, topic, "partition", owner)
@@ -54,6 +55,14 @@ class Offsets:
             """UPDATE {consumer_offset} AS t SET owner = NULL FROM r WHERE t.consumer = r.consumer
             AND t.topic = r.topic AND t."partition" = r."partition" AND t.owner = r.owner""",
             owned,
+        )
+        # No attempt: a batch is tried, which ends before the offset.
+        self._note_batch = sql.bulk(
+            """INSERT INTO {consumer_offset} AS t (consumer, topic, "partition", suspect_offset, suspect_attempts)
+            SELECT consumer, topic, "partition", suspect_offset, 0 FROM r WHERE true
+            ON CONFLICT (consumer, topic, "partition") DO UPDATE SET
+            suspect_offset = excluded.suspect_offset, suspect_attempts = 0""",
+            types(table, "consumer", "topic", "partition", "suspect_offset"),
         )
         self._note = sql.bulk(
             """INSERT INTO {consumer_offset} AS t (consumer, topic, "partition", suspect_offset, suspect_attempts)
@@ -87,8 +96,10 @@ class Offsets:
         """Note the new owner; what the partitions were before. An owner that is still there did not give them up."""
         places = sorted(set(partitions))
         found = {
-            TopicPartition(topic, partition): Progress(offset, before is None or before == owner)
-            for topic, partition, offset, before in self._progress.rows(connection, [(group, *p) for p in places])
+            TopicPartition(topic, partition): Progress.of(offset, *suspect, given_up=before is None or before == owner)
+            for topic, partition, offset, before, *suspect in self._progress.rows(
+                connection, [(group, *p) for p in places]
+            )
         }
         self._own.count(connection, [(group, *place, owner) for place in places])
         return found
@@ -96,6 +107,10 @@ class Offsets:
     def give_up(self, connection: Connection, group: str, owner: UUID, partitions: Collection[TopicPartition]) -> None:
         """Forget the owner, unless it is another one by now."""
         self._give_up.count(connection, [(group, *place, owner) for place in sorted(set(partitions))])
+
+    def note_batch(self, connection: Connection, group: str, ends: Mapping[TopicPartition, int]) -> None:
+        """Note where the batch that is to be tried ends in each partition."""
+        self._note_batch.count(connection, [(group, *place, end) for place, end in sorted(ends.items())])
 
     def note_attempt(self, connection: Connection, group: str, place: TopicPartition, offset: int) -> int:
         """Count an attempt at what is read next; returns how many there were."""

@@ -154,6 +154,11 @@ class SqlUnitOfWork:
         with translated():
             return self._do.parked_commands.drop(self._connection, actions)
 
+    def note_batch(self, group: str, ends: Mapping[TopicPartition, int]) -> None:
+        """One statement."""
+        with translated():
+            self._do.offsets.note_batch(self._connection, group, ends)
+
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         """One statement."""
         with translated():

@@ -265,12 +265,29 @@ class TestOwners:
         store.give_up("shop", late, [self.place])
         assert store.take_over("shop", uuid4(), [self.place]) == {self.place: Progress(None, given_up=False)}
 
+    def suspected(self, store: SqlStore) -> int | None:
+        return store.take_over("shop", uuid4(), [self.place])[self.place].suspect_end
+
+    def test_a21_a_batch_is_suspected_until_it_is_handled(self, store: SqlStore) -> None:
+        store.take_over("shop", uuid4(), [self.place])
+        with store.begin() as uow:
+            uow.note_attempt("shop", self.place, 3)
+            uow.note_batch("shop", {self.place: 9, TopicPartition("orders", 4): 2})
+        assert self.suspected(store) == 9
+        with store.begin() as uow:
+            uow.advance("shop", {self.place: 8})
+        assert self.suspected(store) == 9
+        with store.begin() as uow:
+            uow.advance("shop", {self.place: 9})
+        assert self.suspected(store) is None
+
     def test_a21_attempts_at_what_is_read_next_are_counted(self, store: SqlStore) -> None:
         def note(offset: int) -> int:
             with store.begin() as uow:
                 return uow.note_attempt("shop", self.place, offset)
 
         assert [note(7), note(7), note(8), note(7), note(7)] == [1, 2, 1, 1, 2]
+        assert self.suspected(store) == 8
         with store.begin() as uow:
             uow.advance("shop", {self.place: 9})
         assert store.positions("shop", [self.place]) == {self.place: 9}

@@ -131,6 +131,7 @@ class TestStatementCounts:
                 partial(uow.claim_parked, NOW),
                 partial(uow.lock_parked, 1, 1),
                 partial(uow.note_attempt, "shop", TopicPartition("orders", 0), 7),
+                partial(uow.note_batch, "shop", {TopicPartition("orders", n): n for n in range(100)}),
                 partial(uow.free_lanes),
                 partial(uow.repark, 2, error="again", status=ParkedStatus.WAITING, attempts=2, next_at=NOW),
             ]

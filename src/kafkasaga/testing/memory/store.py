@@ -68,7 +68,10 @@ class MemoryStore:
             owners, offsets, found = self.tables.owners, self.tables.offsets, dict[TopicPartition, Progress]()
             for key in [(group, place) for place in partitions]:
                 if key in owners or key in offsets:
-                    found[key[1]] = Progress(offsets.get(key), owners.get(key, owner) == owner)
+                    suspect = self.tables.suspects.get(key, (None, 0))
+                    found[key[1]] = Progress.of(
+                        offsets.get(key), *suspect, given_up=owners.get(key, owner) == owner
+                    )
                 owners[key] = owner
             return found
 

@@ -32,7 +32,7 @@ class Tables:
     suspects: dict[tuple[str, TopicPartition], tuple[int, int]] = field(
         default_factory=dict[tuple[str, TopicPartition], tuple[int, int]]
     )
-    """What is read next (its offset), and how often it was tried."""
+    """What is read next (its offset), and how often it was tried; with 0, where the batch ends that is tried."""
     sagas: dict[UUID, Instance] = field(default_factory=dict[UUID, Instance])
     newest: dict[tuple[str, str], tuple[int, UUID]] = field(default_factory=dict[tuple[str, str], tuple[int, UUID]])
     logs: dict[UUID, list[LogEntry]] = field(default_factory=dict[UUID, list[LogEntry]])

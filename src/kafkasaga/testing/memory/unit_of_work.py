@@ -208,6 +208,13 @@ class MemoryUnitOfWork:
         found = [p for p in self._visible().values() if p.asks in asked and p.status is not ParkedStatus.DEAD_LETTER]
         return [p for p in found if self._locks.try_take(self, ("parked", p.id))]
 
+    def note_batch(self, group: str, ends: Mapping[TopicPartition, int]) -> None:
+        with self._waiting.guard:
+            noted = {(group, place): (end, 0) for place, end in ends.items()}
+            for key in sorted(noted):
+                self._lock(("offset", *key))
+            self._writes.append(lambda: self._tables.suspects.update(noted))
+
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         with self._waiting.guard:
             self._lock(("offset", group, place))

@@ -225,6 +225,10 @@ class WorldUnitOfWork:
         self._done.wrote = True
         self._inner.unpark(id)
 
+    def note_batch(self, group: str, ends: Mapping[TopicPartition, int]) -> None:
+        self._done.wrote = True
+        self._inner.note_batch(group, ends)
+
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         self._done.wrote = True
         return self._inner.note_attempt(group, place, offset)
