@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 import pytest
+from confluent_kafka import KafkaError
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
@@ -187,6 +188,27 @@ def test_a_partition_that_is_paused_by_name_is_paused_when_it_comes_again(broker
         assert stays.records == []
         stays.consumer.resume(places)
         assert len(stays.read(8)) == 8
+
+
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_i14_what_is_paused_stays_so_when_a_partition_begins_again(broker: Broker, strategy: str) -> None:
+    """Librdkafka forgets the pause of what it is assigned anew: without cooperation, of every partition."""
+    topic = broker.topic(2)
+    places = [TopicPartition(topic, partition) for partition in range(2)]
+    for key in ("6", "7"):
+        fill(broker, topic, [b"v"], key=key)
+    with Member(broker.having(partition_assignment_strategy=strategy), unique("group"), [topic]) as member:
+        assert {record.partition for record in member.read(2)} == {0, 1}
+        member.consumer.pause(places)
+        for key in ("6", "7"):
+            fill(broker, topic, [b"w"], key=key)
+        member.consumer._begin_again(places[0], None, KafkaError(KafkaError.OFFSET_OUT_OF_RANGE))
+        for _ in range(10):
+            member.poll()
+        assert len(member.records) == 2
+        member.consumer.resume(places)
+        values = [record.value for record in member.read(5)[2:] if record.partition == 0]
+        assert values == [b"v", b"w"]
 
 
 STATIC_MEMBER = """

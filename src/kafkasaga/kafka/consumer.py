@@ -106,6 +106,11 @@ class KafkaConsumer:
             self._held_back -= set(partitions)
         self._consumer.resume([Place(*place) for place in self._reading if not self._is_paused(place)])
 
+    def _pause_again(self) -> None:
+        """What is assigned anew, librdkafka takes to be not paused: one partition or, without cooperation, all."""
+        if held_back := [Place(*place) for place in self._reading if self._is_paused(place)]:
+            self._consumer.pause(held_back)
+
     def _is_paused(self, place: TopicPartition) -> bool:
         return self._paused or place in self._held_back
 
@@ -136,8 +141,7 @@ class KafkaConsumer:
         self._assign([_place(place, starts.get(place)) for place in waiting])
         self._reading |= {place: starts.get(place) for place in waiting}
         self._waiting.clear()
-        if held_back := [Place(*place) for place in waiting if self._is_paused(place)]:
-            self._consumer.pause(held_back)
+        self._pause_again()
 
     def _on_revoke(self, _: Consumer, places: list[Place]) -> None:
         gone = {TopicPartition(place.topic, place.partition) for place in places}
@@ -191,6 +195,7 @@ class KafkaConsumer:
             self._consumer.incremental_unassign([start])
         self._assign([start])
         self._reading[place] = None
+        self._pause_again()
         if wanted is not None and wanted >= 0:
             self._say_what_is_missing(place, wanted, error)
 

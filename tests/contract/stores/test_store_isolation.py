@@ -137,7 +137,12 @@ def bank(store: SqlStore) -> Bank:
 def overlapping(bank: Bank, threads: Threads, first: Record, second: Record) -> None:
     """``second`` is handled while the transaction of ``first`` has not committed, and has to wait for it."""
     inside, go_on = threading.Event(), threading.Event()
-    bank.before_commit = lambda: (inside.set(), go_on.wait(WITHIN))
+
+    def hold() -> None:
+        inside.set()
+        assert go_on.wait(WITHIN)
+
+    bank.before_commit = hold
     one = threads.start(lambda: bank.handle(first))
     assert inside.wait(WITHIN)
     bank.before_commit = lambda: None

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, Parked, ParkedKey, ParkedStatus
+from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, Parked, ParkedKey, ParkedStatus, TopicPartition
 from kafkasaga.stores import SqlStore
 from tests.contract.stores.test_store_parked import NOW, lane, park, parked
 
@@ -126,3 +126,14 @@ def test_i09_an_action_is_carried_out_when_its_handler_ran(store: SqlStore) -> N
         assert uow.claim_barrier([unknown]) == {}, "it claims nothing"
         uow.settle_barrier({unknown: BarrierEntry(Outcome.DONE)})
         assert uow.carried_out([unknown]) == {unknown}
+
+
+def test_i14_messages_are_counted_for_their_own_partition_only(store: SqlStore) -> None:
+    """Of one topic, of whichever consumer; another topic's partition of the same number is another one."""
+    place = TopicPartition("orders", 3)
+    unmatched = replace(parked(), consumer="saga:buy:unmatched")
+    neighbour = replace(parked(), record=replace(parked().record, partition=4))
+    foreign = replace(parked(), record=replace(parked().record, topic="x"))
+    park(store, parked(), unmatched, neighbour, foreign)
+    places = [place, place._replace(partition=4), place._replace(partition=5), TopicPartition("x", 3)]
+    assert store.parked_counts(places) == dict(zip(places, (2, 1, 0, 1), strict=True))
