@@ -69,9 +69,7 @@ class MemoryStore:
             for key in [(group, place) for place in partitions]:
                 if key in owners or key in offsets:
                     suspect = self.tables.suspects.get(key, (None, 0))
-                    found[key[1]] = Progress.of(
-                        offsets.get(key), *suspect, given_up=owners.get(key, owner) == owner
-                    )
+                    found[key[1]] = Progress.of(offsets.get(key), *suspect, given_up=owners.get(key, owner) == owner)
                 owners[key] = owner
             return found
 
