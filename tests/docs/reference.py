@@ -160,6 +160,7 @@ def _type_name(name: str) -> str:
         "str": "text",
         "int": "whole number",
         "float": "seconds",
+        "float | None": "days",
         "dict[str, Any]": "JSON object",
     }.get(source, "text" if "str" in source else ", ".join(f"`{value}`" for value in _literals(name)))
 
