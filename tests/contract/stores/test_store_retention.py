@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import update
 
 from kafkasaga.messages import Operation
 from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, LogEntry, Outcome, ParkedStatus, Prunable, SagaChange
@@ -13,6 +14,7 @@ from kafkasaga.saga.events import Completed, Event, Ignored, Started
 from kafkasaga.saga.instance import Instance, SagaStatus, saga_id
 from kafkasaga.saga.transitions import fold
 from kafkasaga.stores import SqlStore
+from kafkasaga.testing.memory import MemoryStore
 from tests.contract.stores.store_kit import Threads
 from tests.contract.stores.test_store_parked import park, parked
 
@@ -72,6 +74,18 @@ def key(name: str = "billing") -> InboxKey:
     return InboxKey(name, "shop", uuid4())
 
 
+def is_old(store: SqlStore | MemoryStore, asked: BarrierKey) -> None:
+    """It was claimed two hours ago."""
+    then = datetime.now(UTC) - 2 * HOUR
+    if isinstance(store, MemoryStore):
+        store.ages.barrier[asked] = then
+        return
+    barrier = store.tables.barrier
+    with store.engine.begin() as connection:
+        mine = (barrier.c.saga_id == asked.saga_id) & (barrier.c.op == asked.operation.value)
+        connection.execute(update(barrier).where(mine).values(claimed_at=then))
+
+
 def asks(saga: UUID, operation: Operation = ACTION, step: str = "pay") -> BarrierKey:
     return BarrierKey(saga, step, 0, operation)
 
@@ -111,6 +125,14 @@ class TestBarrier:
         settle(store, asks(live), asks(over))
         assert store.prune(Prunable.BARRIER, NONE, 10) == 1
         assert done(store, asks(live), asks(over)) == {asks(live)}
+
+    def test_a02_an_action_is_not_forgotten_before_its_compensation(self, store: SqlStore, saga: UUID) -> None:
+        """Else it would run if it came again, and hang."""
+        settle(store, asks(saga), asks(saga, COMPENSATION))
+        is_old(store, asks(saga))
+        assert store.prune(Prunable.BARRIER, HOUR, 10) == 0
+        is_old(store, asks(saga, COMPENSATION))
+        assert store.prune(Prunable.BARRIER, HOUR, 10) == 2
 
     @pytest.mark.parametrize("status", list(ParkedStatus))
     def test_i09_a_compensation_that_is_parked_finds_what_there_is_to_undo(
