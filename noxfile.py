@@ -1,5 +1,8 @@
 """Development sessions: `nox` runs lint, types and tests, `nox -l` lists the rest; what follows `--` is passed on."""
 
+import json
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
@@ -57,6 +60,28 @@ def fmt(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", "--fix-only", ".")
     session.run("ruff", "format", ".")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look up every dependency that a user may get in the advisories; where these cannot be had, say so and pass."""
+    session.install(ALL_EXTRAS)
+    session.install(*group("audit"))
+    report = Path(session.create_tmp()) / "audit.json"
+    report.unlink(missing_ok=True)
+    session.run("pip-audit", "--format", "json", "--output", str(report), success_codes=[0, 1], silent=True)
+    found = json.loads(report.read_text())["dependencies"] if report.exists() else []
+    looked_up = [one for one in found if "vulns" in one]
+    bad = [f"{one['name']} {one['version']}: {fault['id']}" for one in looked_up for fault in one["vulns"]]
+    if bad:
+        session.error("known vulnerabilities:\n" + "\n".join(bad))
+    if not looked_up:
+        session.warn("DEPENDENCIES WERE NOT AUDITED: the advisories cannot be had from here")
+    elif len(looked_up) < len(found):
+        left_out = ", ".join(one["name"] for one in found if "vulns" not in one)
+        session.warn(f"{len(looked_up)} dependencies audited, none vulnerable; NOT AUDITED: {left_out}")
+    else:
+        session.log(f"{len(looked_up)} dependencies audited, none vulnerable")
 
 
 @nox.session

@@ -305,6 +305,8 @@ def test_i15_an_instance_ends_under_the_version_it_began_with(broker: MemoryBrok
         send(broker, Reserved(id=key))
     run(node)
     assert (status(node, "old"), status(node, "new")) == (SagaStatus.RUNNING, SagaStatus.COMPLETED)
+    assert [record.key for record in broker.records("pay")] == [b"old"], "the step that only its version has"
+    assert node.parked() == []
 
 
 # ---- verify
