@@ -107,7 +107,7 @@ class KafkaConsumer:
         self._consumer.resume([Place(*place) for place in self._reading if not self._is_paused(place)])
 
     def _pause_again(self) -> None:
-        """What is assigned anew, librdkafka takes to be not paused: one partition or, without cooperation, all."""
+        """Nothing is promised of the pause of what is assigned anew: one partition or, without cooperation, all."""
         if held_back := [Place(*place) for place in self._reading if self._is_paused(place)]:
             self._consumer.pause(held_back)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from kafkasaga.messages import Operation
 from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, LogEntry, Outcome, ParkedStatus, Prunable, SagaChange
@@ -217,6 +217,17 @@ class TestAtWork:
             assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
         assert list(find(store, held, free)) == [held]
         assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
+
+    def test_a35_it_leaves_out_rows_that_somebody_holds(self, postgres_store: SqlStore | MemoryStore) -> None:
+        store = postgres_store
+        if isinstance(store, MemoryStore):
+            pytest.skip("about row locks")
+        old = datetime.now(UTC) - DAY
+        park(store, *(replace(parked(), status=ParkedStatus.DEAD_LETTER, parked_at=old) for _ in range(2)))
+        table = store.tables.parked_message
+        with store.engine.begin() as connection:
+            connection.execute(select(table).order_by(table.c.id).limit(1).with_for_update())
+            assert store.prune(Prunable.DEAD_LETTERS, HOUR, 10) == 1
 
     def test_a35_a_batch_that_locks_what_is_being_pruned_does_not_dead_lock(self, postgres_store: SqlStore) -> None:
         """A batch holds the second of two sagas and wants the first, which a plain DELETE holds, wanting the second."""

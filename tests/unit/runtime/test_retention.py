@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import delete, func, select
 
-from kafkasaga import Settings
+from kafkasaga import Saga, Settings, Step
 from kafkasaga.errors import ConfigurationError, DatabaseUnavailable, SerializationConflict
 from kafkasaga.ports import Prunable
 from kafkasaga.runtime.operator import Operator
@@ -24,7 +24,9 @@ from tests.unit.runtime.kit import (
     Buy,
     Node,
     Paid,
+    Pay,
     Reserved,
+    State,
     VirtualClock,
     attributes,
     bodies,
@@ -79,7 +81,14 @@ class TestLint:
         ]
 
     def test_the_barrier_outlives_the_longest_saga(self) -> None:
-        assert needed("barrier") - needed("inbox") == pytest.approx(horizon(Buy.definition) / DAY, abs=0.02)
+        class Slow(Saga[State], name="slow", version=1, starts_on=Begun):
+            pay = Step[State](
+                command=lambda s: Pay(id=s.id), succeeds_on=Paid, kind="read-only", deadline=timedelta(days=5)
+            )
+            flow = pay
+
+        with pytest.raises(ConfigurationError, match=r"BARRIER_DAYS=5 is too short: .* for 6\."):
+            check_retention({Prunable.BARRIER: 5 * DAY}, (Slow.definition,), PARKING)
 
     def test_every_attempt_of_every_step_there_and_back_counts(self) -> None:
         """reserve: once, 30 s; back ten times, with waits of 1 + 2 + … + 256 s; pay: once, 30 s."""
