@@ -32,6 +32,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break the order system on real servers for five minutes, and check it; `-- --minutes 60` takes longer."""
+    session.install("-e", ALL_EXTRAS, *group("test"))
+    session.run("python", "-m", "tests.faults.real", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
     session.install("-e", ALL_EXTRAS, *group("test"))

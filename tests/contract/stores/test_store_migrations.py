@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, inspect, text
 
 from kafkasaga.errors import SchemaError
-from kafkasaga.stores import Tables, create_store, include_object
+from kafkasaga.stores import Tables, create_store, include_object, migrations
 from kafkasaga.stores.engine import create_library_engine
 from kafkasaga.stores.migrations import check, upgrade
 
@@ -117,6 +117,7 @@ class TestCheck:
         tables = Tables(MetaData())
         upgrade(engine, tables)
         monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _: "0002")
+        monkeypatch.setattr(migrations, "head", lambda: "0002")
         with pytest.raises(SchemaError, match=r"old version '0001'; run: kafkasaga db upgrade$"):
             check(engine, tables)
 
