@@ -31,6 +31,7 @@ from kafkasaga.kafka import KafkaConsumer, KafkaProducer, Topics
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.collector import relieve
 from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.pruner import Pruner
@@ -94,6 +95,7 @@ class Runner:
             signal.signal(number, self._on_signal)
         try:
             if self.start():
+                relieve()
                 self._ended.get()
         finally:
             self.stop()
