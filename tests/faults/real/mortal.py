@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-LOOK_SECONDS = 0.03
+LOOK_SECONDS = 0.1
 
 FUNCTIONS = {
     "commit": ("kafkasaga.stores.store", "_commit"),

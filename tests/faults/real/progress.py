@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import psycopg
 
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.03
 CONNECT_SECONDS = 2
 
 
