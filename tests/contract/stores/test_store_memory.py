@@ -39,6 +39,7 @@ ABOUT_SQL = {
     "test_i11_when_the_holders_connection_dies_another_takes_over",
     "test_i11_a_holder_that_hangs_loses_the_lock_by_the_servers_clock",
     "test_waiting_keeps_the_lock",
+    "test_looking_again_and_again_keeps_the_lock",
     "test_a_connection_that_dies_ends_the_wait",
     "test_no_transaction_stays_open",
     "test_a_url_without_a_driver_works",

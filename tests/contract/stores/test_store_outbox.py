@@ -126,8 +126,8 @@ class TestPublish:
             outbox.publish(session, created(), created())
         found = rows(store)
         assert [row.message_id for row in found] == ids
-        assert {(row.headers["ce_source"], row.headers["traceparent"], row.created_at) for row in found} == {
-            ("payment", trace, now)
+        assert {(row.headers["ce_source"], row.headers["traceparent"], row.headers["ce_time"]) for row in found} == {
+            ("payment", trace, now.isoformat())
         }
 
     def test_an_abstract_message_is_refused_and_none_is_published(self, store: SqlStore, engine: Engine) -> None:

@@ -65,10 +65,11 @@ class MemoryStore:
         self, group: str, owner: UUID, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, Progress]:
         with self._waiting.guard:
-            owners, offsets, found = self.tables.owners, self.tables.offsets, dict[TopicPartition, Progress]()
+            owners, offsets, suspects = self.tables.owners, self.tables.offsets, self.tables.suspects
+            found: dict[TopicPartition, Progress] = {}
             for key in [(group, place) for place in partitions]:
-                if key in owners or key in offsets:
-                    suspect = self.tables.suspects.get(key, (None, 0))
+                if key in owners or key in offsets or key in suspects:
+                    suspect = suspects.get(key, (None, 0))
                     found[key[1]] = Progress.of(offsets.get(key), *suspect, given_up=owners.get(key, owner) == owner)
                 owners[key] = owner
             return found
