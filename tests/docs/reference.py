@@ -20,7 +20,7 @@ import kafkasaga.errors
 import kafkasaga.kafka.config
 import kafkasaga.testing
 from kafkasaga.cli.app import app
-from kafkasaga.saga import definition, lint
+from kafkasaga.saga import definition, lint, lint_functions
 from kafkasaga.saga.diagram import step_diagram
 from kafkasaga.settings import PREFIX, Settings
 from kafkasaga.stores import Tables
@@ -137,7 +137,8 @@ def generated(page: Path) -> str:
 def rules() -> dict[str, list[str]]:
     """The texts of each lint rule, with ``…`` for what depends on the definition."""
     found: dict[str, list[str]] = {}
-    for node in (node for module in (definition, lint) for node in ast.walk(ast.parse(inspect.getsource(module)))):
+    trees = [ast.parse(inspect.getsource(module)) for module in (definition, lint, lint_functions)]
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.JoinedStr):
             text = "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)  # type: ignore[misc]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

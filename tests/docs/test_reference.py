@@ -12,7 +12,7 @@ from kafkasaga import Settings
 from kafkasaga.messages import Envelope, Mark, Operation, SagaContext
 from kafkasaga.messages.envelope import write_headers
 from kafkasaga.runtime.runner import ROLES
-from kafkasaga.saga import definition, lint
+from kafkasaga.saga import definition, lint, lint_functions
 from tests.docs.pages import PAGES, ROOT, name_of
 from tests.docs.reference import COMMAND, GENERATED, generated, rules, sections
 
@@ -37,7 +37,7 @@ def test_every_setting_is_listed_with_a_word_about_it() -> None:
 
 
 def test_every_lint_rule_is_listed() -> None:
-    named = set(re.findall(r"KS\d{3}", inspect.getsource(lint) + inspect.getsource(definition)))
+    named = set(re.findall(r"KS\d{3}", "".join(map(inspect.getsource, (lint, lint_functions, definition)))))
     listed = set(re.findall(r"^\| (KS\d{3}) \|", (REFERENCE / "lint-rules.md").read_text("utf-8"), re.MULTILINE))
     assert listed == named == set(rules())
 

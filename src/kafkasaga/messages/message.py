@@ -7,13 +7,16 @@ Python path: a class can move or be renamed without breaking the messages that a
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from datetime import datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kafkasaga.errors import DefinitionError
+from kafkasaga.errors import DefinitionError, KafkasagaError
+from kafkasaga.messages.model import CheckedModel
 
 if TYPE_CHECKING:
     # Both type checkers then know that every message is frozen and keyword-only, without a plugin.
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     class _FrozenModel(ModelMetaclass): ...
 
 else:
-    _FrozenModel = type(BaseModel)
+    _FrozenModel = CheckedModel
 
 _OPTIONS = ("topic", "key", "type")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""What Kafka takes for a topic's name; it refuses "." and ".." besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ class Message(BaseModel, metaclass=_FrozenModel):
         type: the ``ce_type`` on the wire; by default the topic.
 
     Raises:
-        DefinitionError: at import, for an unknown option, a missing key, or a key that is not a field.
+        DefinitionError: at import, for an unknown option, a topic that Kafka refuses, a key that is missing, is not a
+            field, or may be None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -80,12 +86,22 @@ class Message(BaseModel, metaclass=_FrozenModel):
             if type is not None:
                 raise DefinitionError(f"message {cls.__qualname__}: type={type!r} without topic=; give it a topic too")
             return
+        if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+            raise DefinitionError(
+                f"message {cls.__qualname__}: Kafka refuses the topic {topic!r}; "
+                "use letters of ASCII, digits, '.', '_' and '-', at most 249"
+            )
         if key is None or key not in cls.model_fields:
             have = ", ".join(cls.model_fields) or "none"
             named = "it has no key=" if key is None else f"key={key!r} is not a field"
             raise DefinitionError(
                 f"message {cls.__qualname__}: {named} (fields: {have}); "
                 "key= names the field whose value orders the messages of one entity"
+            )
+        if NoneType in (annotation := cls.model_fields[key].annotation, *get_args(annotation)):
+            raise DefinitionError(
+                f"message {cls.__qualname__}: its key {key!r} may be None, and all messages without one would be taken "
+                "for one entity; annotate it without None, or name another field by key="
             )
         for name, info in cls.model_fields.items():
             if datetime in (info.annotation, *get_args(info.annotation)):
@@ -100,11 +116,17 @@ def contract_of(message: type[Message] | Message) -> Contract:
     """The topic, key field and type name of a message.
 
     Raises:
-        DefinitionError: if it is an abstract base (declared without ``topic=``).
+        DefinitionError: if it is an abstract base (declared without ``topic=``), or no message at all.
     """
-    contract = message.__contract__
+    contract: Contract | None = getattr(message, "__contract__", None)
     if contract is None:
-        cls = message if isinstance(message, type) else type(message)
+        cls: type[Any] = message if isinstance(message, type) else type(message)
+        if not issubclass(cls, Message):
+            raise DefinitionError(
+                f'{cls.__qualname__} is not a Message; declare it: class {cls.__name__}(Message, topic="…", key="…")'
+                if isinstance(message, type)
+                else f"a {cls.__qualname__} is not a Message; give an object of a class that is one"
+            )
         raise DefinitionError(
             f'message {cls.__qualname__} has no topic; declare it: class {cls.__name__}(..., topic="…")'
         )
@@ -112,5 +134,16 @@ def contract_of(message: type[Message] | Message) -> Contract:
 
 
 def key_of(message: Message) -> str:
-    """The record key of a message, as text: the value of its key field."""
-    return str(getattr(message, contract_of(message).key))
+    """The record key of a message, as text: the value of its key field.
+
+    Raises:
+        KafkasagaError: if it is empty: messages of unrelated entities would be taken for those of one.
+    """
+    field = contract_of(message).key
+    value = getattr(message, field)
+    if value is None or value == "":
+        raise KafkasagaError(
+            f"a {type(message).__qualname__} has {field}={value!r}, which is its key; give it the id of its entity: "
+            "all messages without one would be taken for one entity"
+        )
+    return str(value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from kafkasaga.messages.model import CheckedModel
 
-class SagaState(BaseModel):
+
+class SagaState(BaseModel, metaclass=CheckedModel):
     """The data of one saga instance. Methods that record a reply run on a copy; the saga log keeps the result.
 
     ::

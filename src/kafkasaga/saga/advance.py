@@ -6,6 +6,7 @@ walk over an instance to which nothing happened changes nothing.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kafkasaga.messages import Message, Operation
@@ -14,6 +15,7 @@ from kafkasaga.saga.definition import Cancellation
 from kafkasaga.saga.effects import RunLocal
 from kafkasaga.saga.events import BranchTaken, Cancelled, Completed, FannedOut, StepBegan
 from kafkasaga.saga.flow import AnyLeaf, LocalStep, Step, WaitFor
+from kafkasaga.saga.functions import call
 from kafkasaga.saga.inputs import Arrived
 from kafkasaga.saga.instance import StepStatus
 from kafkasaga.saga.match import Answer
@@ -28,15 +30,12 @@ def advance(turn: Turn) -> None:
     """Begin or undo what may be begun or undone, and end the saga when nothing is left."""
     plan, ends = turn.definition.plan, turn.definition.ends
     if turn.instance.turned is None and _forward(turn, plan, TOP):
-        messages = (
-            None if ends.completed is None else ends.completed(view.at_place(turn.definition, turn.instance, TOP))
-        )
-        turn.emit(Completed(messages=turn.send_ends("completed", messages)))
+        state = view.at_place(turn.definition, turn.instance, TOP)
+        turn.emit(Completed(messages=turn.send_ends("completed", ends.completed, state)))
     elif turn.instance.turned is not None and _back(turn, plan, TOP):
         why = _cancellation(turn)
         state = view.at_place(turn.definition, turn.instance, TOP)
-        messages = None if ends.cancelled is None else ends.cancelled(state, why)
-        turn.emit(Cancelled(reason=why.reason, messages=turn.send_ends("cancelled", messages)))
+        turn.emit(Cancelled(reason=why.reason, messages=turn.send_ends("cancelled", ends.cancelled, state, why)))
 
 
 # ---- forward ------------------------------------------------------------------------------------------------------
@@ -66,7 +65,8 @@ def _branch(turn: Turn, choice: Choice, at: Place) -> Node:
     """The branch to take, decided when the saga first gets here."""
     name = choice.name + at.suffix
     if name not in turn.instance.branches:
-        taken = bool(choice.condition(view.at_place(turn.definition, turn.instance, at)))
+        state = view.at_place(turn.definition, turn.instance, at)
+        taken = bool(call(turn.definition.name, f"{_plain(name)}.when(…)", choice.condition, state))
         turn.emit(BranchTaken(branch=name, taken=taken))
     return choice.then if turn.instance.branches[name] else choice.otherwise
 
@@ -75,9 +75,15 @@ def _count(turn: Turn, fan: Fan, at: Place) -> int:
     """How many elements the fan-out has, counted when the saga first gets here."""
     name = fan.name + at.suffix
     if name not in turn.instance.fans:
-        count = len(fan.items(view.at_place(turn.definition, turn.instance, at)))
+        state = view.at_place(turn.definition, turn.instance, at)
+        count = call(turn.definition.name, f"{_plain(name)}.for_each(…)", lambda: len(fan.items(state)))
         turn.emit(FannedOut(fan=name, count=count, data=turn.instance.data))
     return turn.instance.fans[name].count
+
+
+def _plain(name: str) -> str:
+    """The step by whose name a choice or a fan-out goes."""
+    return f"step {re.split(r'[?[]', name)[0]!r}"
 
 
 def _begin(turn: Turn, path: str, step: AnyLeaf) -> None:

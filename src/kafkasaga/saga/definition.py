@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_args, get_type_hints
 
 from kafkasaga.errors import DefinitionError
-from kafkasaga.messages import Message, SagaState
+from kafkasaga.messages import Message, SagaState, contract_of
 from kafkasaga.saga import lint
-from kafkasaga.saga.flow import AnyLeaf, Cancellation, Ends, Flow, LocalStep, Messages, ReplyTable, Step, WaitFor
+from kafkasaga.saga.flow import AnyLeaf, Cancellation, Ends, Flow, LocalStep, Messages, Step, WaitFor, reply_tables
+from kafkasaga.saga.keywords import declared
 from kafkasaga.saga.plan import Fan, Node, compile_plan, fans_around, leaves
 
 St = TypeVar("St", bound=SagaState)
@@ -84,17 +85,6 @@ class Definition:
             return cast("SagaState", begin(message))
         shared = self.state.model_fields.keys() & type(message).model_fields.keys()
         return self.state.model_validate({name: getattr(message, name) for name in shared})
-
-
-def reply_tables(step: AnyLeaf) -> tuple[ReplyTable, ...]:
-    """All tables of replies that a step has."""
-    match step:
-        case Step():
-            return step.succeeds_on, step.fails_on, step.compensated_on
-        case WaitFor():
-            return step.succeeds_on, step.fails_on
-        case LocalStep():
-            return ()
 
 
 def messages_named_in(function: Callable[..., Any]) -> Iterator[type[Message]]:
@@ -163,6 +153,9 @@ class Saga(Generic[St]):
         ends = cast("Ends[Any]", body.get("ends", Ends[Any]()))
         cls.definition = Definition(name, version, starts_on, state or SagaState, plan, ends, used, fans)
 
+    if not TYPE_CHECKING:
+        __init_subclass__ = declared("Saga", __init_subclass__)
+
 
 def _state_of(cls: type[Any]) -> type[SagaState] | None:
     for base in getattr(cls, "__orig_bases__", ()):
@@ -182,5 +175,8 @@ def _name_problems(name: str, version: int, starts_on: type[Message] | None) -> 
         yield f"name={name!r}: use lower-case letters, digits, '.', '_' and '-', at most 100 [KS001]"
     if version < 1:
         yield f"version={version}: count from 1 [KS002]"
-    if starts_on is not None and starts_on.__contract__ is None:
-        yield f"starts_on={starts_on.__name__} has no topic; it is an abstract base [KS003]"
+    if starts_on is not None:
+        try:
+            contract_of(starts_on)
+        except DefinitionError as error:
+            yield f"starts_on={getattr(starts_on, '__name__', starts_on)} starts nothing: {error} [KS003]"

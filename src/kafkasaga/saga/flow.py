@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
+from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message, contract_of
+from kafkasaga.saga.keywords import declared
 from kafkasaga.saga.policy import ONCE, Retry, exponential
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -44,10 +46,21 @@ ReplyTable = dict[str, Reply[Any]]
 """Replies by their type name on the wire."""
 
 
-def _table(replies: Replies[Any]) -> ReplyTable:
-    many = replies if isinstance(replies, Sequence) else (replies,)
-    entries = (r if isinstance(r, Reply) else Reply[Any](r, None) for r in many)
-    return {contract_of(entry.type).type: entry for entry in entries}
+def _table(word: str, replies: Replies[Any], problems: list[str]) -> ReplyTable:
+    """What was given as ``word=``. What is wrong with it is told by the saga, which knows the name of the step."""
+    many: Any = replies if isinstance(replies, list | tuple) else (replies,)
+    found: ReplyTable = {}
+    for given in many:
+        entry: Any = given if isinstance(given, Reply) else Reply[Any](given, None)  # pyright: ignore[reportUnknownVariableType]
+        try:
+            found[contract_of(entry.type).type] = entry
+        except DefinitionError as error:
+            problems.append(f"{word}={_shown(entry.type)}: {error}")
+    return found
+
+
+def _shown(given: object) -> str:
+    return given.__name__ if isinstance(given, type) else repr(given)
 
 
 class Flow(Generic[S_contra]):
@@ -135,10 +148,17 @@ class Step(Flow[S_contra]):
         compensation_retry: Retry | None = None,
     ) -> None:
         self.command, self.compensation, self.kind, self.deadline = command, compensation, kind, deadline
-        self.succeeds_on, self.fails_on, self.compensated_on = map(_table, (succeeds_on, fails_on, compensated_on))
+        self.problems: list[str] = []
+        """What is wrong with its replies."""
+        self.succeeds_on = _table("succeeds_on", succeeds_on, self.problems)
+        self.fails_on = _table("fails_on", fails_on, self.problems)
+        self.compensated_on = _table("compensated_on", compensated_on, self.problems)
         forward_only = kind in ("pivot", "retriable")
         self.retry = retry or (exponential(attempts=10) if forward_only else ONCE)
         self.compensation_retry = compensation_retry or exponential(attempts=10)
+
+    if not TYPE_CHECKING:
+        __init__ = declared("Step", __init__)
 
 
 class LocalStep(Flow[S_contra]):
@@ -155,6 +175,9 @@ class LocalStep(Flow[S_contra]):
         kind: Kind = "compensatable",
     ) -> None:
         self.action, self.compensation, self.kind = action, compensation, kind
+
+    if not TYPE_CHECKING:
+        __init__ = declared("LocalStep", __init__)
 
 
 class WaitFor(Flow[S_contra]):
@@ -177,8 +200,14 @@ class WaitFor(Flow[S_contra]):
         deadline: timedelta,
         at_deadline: Literal["compensate", "continue"] = "compensate",
     ) -> None:
-        self.succeeds_on, self.fails_on = _table(event), _table(fails_on)
+        self.problems: list[str] = []
+        """What is wrong with its events."""
+        self.succeeds_on = _table("event", event, self.problems)
+        self.fails_on = _table("fails_on", fails_on, self.problems)
         self.deadline, self.at_deadline = deadline, at_deadline
+
+    if not TYPE_CHECKING:
+        __init__ = declared("WaitFor", __init__)
 
 
 Messages = Message | Sequence[Message] | None
@@ -204,5 +233,19 @@ class Ends(Generic[S_contra]):
     ) -> None:
         self.completed, self.cancelled = completed, cancelled
 
+    if not TYPE_CHECKING:
+        __init__ = declared("Ends", __init__)
+
 
 AnyLeaf = Step[Any] | LocalStep[Any] | WaitFor[Any]
+
+
+def reply_tables(step: AnyLeaf) -> tuple[ReplyTable, ...]:
+    """All tables of replies that a step has."""
+    match step:
+        case Step():
+            return step.succeeds_on, step.fails_on, step.compensated_on
+        case WaitFor():
+            return step.succeeds_on, step.fails_on
+        case LocalStep():
+            return ()

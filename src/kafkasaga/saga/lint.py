@@ -13,9 +13,9 @@ from itertools import combinations
 from typing import Any, cast, get_args
 
 from kafkasaga.messages import Message, SagaState
+from kafkasaga.saga import lint_functions
 from kafkasaga.saga.flow import (
     AnyLeaf,
-    Conditional,
     Ends,
     FanOut,
     Flow,
@@ -26,6 +26,7 @@ from kafkasaga.saga.flow import (
     Step,
     WaitFor,
 )
+from kafkasaga.saga.functions import parts_of
 from kafkasaga.saga.plan import steps_of
 
 _AT_DEADLINE = ("compensate", "continue")
@@ -50,6 +51,8 @@ def problems(
     flow = cast("Flow[Any]", body["flow"])
     names = {id(step): name for name, step in steps.items()}
     yield from _flow(flow, steps)
+    ends = cast("Ends[Any]", body["ends"] if isinstance(body.get("ends"), Ends) else Ends[Any]())
+    yield from lint_functions.problems(steps, flow, ends)
     yield from _one_after_another(flow, names)
     yield from _side_by_side(flow, names)
 
@@ -97,7 +100,7 @@ def _flow(flow: Flow[Any], steps: Mapping[str, AnyLeaf]) -> Iterator[str]:
             yield f"step {name!r} is in the flow twice; declare a second step [KS106]"
     if set(used) - {id(step) for step in steps.values()}:
         yield "the flow holds a step that has no name here; assign it in the class body first (pay = pay) [KS107]"
-    for part in _parts(flow):
+    for part in parts_of(flow):
         if isinstance(part, Parallel) and len(part.parts) < _TWO:
             yield f"parallel() of {len(part.parts)}: give it at least two parts [KS110]"
 
@@ -108,7 +111,9 @@ def _flow(flow: Flow[Any], steps: Mapping[str, AnyLeaf]) -> Iterator[str]:
 def _step(name: str, step: AnyLeaf) -> Iterator[str]:
     if not isinstance(step, LocalStep) and step.deadline <= timedelta():
         yield f"step {name!r}: deadline={step.deadline}; give it a positive one [KS201]"
-    if not isinstance(step, LocalStep) and not step.succeeds_on:
+    if not isinstance(step, LocalStep):
+        yield from (f"step {name!r} has a reply that never comes, {problem} [KS213]" for problem in step.problems)
+    if not isinstance(step, LocalStep) and not step.succeeds_on and not step.problems:
         yield f"step {name!r} has nothing to wait for, so it would never end; name its success reply or event [KS202]"
     match step:
         case Step():
@@ -128,7 +133,8 @@ def _undoing(name: str, step: Step[Any] | LocalStep[Any]) -> Iterator[str]:
     elif step.kind == "compensatable" and step.compensation is None:
         yield (
             f"step {name!r} cannot be undone: give it compensation=, or say why it needs none: kind='read-only' "
-            "(changes nothing), 'pivot' (no way back from here) or 'retriable' (cannot fail for good) [KS203]"
+            "(changes nothing), 'pivot' (it may be refused, and the saga turns back; once done, there is no way back) "
+            "or 'retriable' (cannot fail for good) [KS203]"
         )
     elif step.kind != "compensatable" and step.compensation is not None:
         yield f"step {name!r} is {step.kind}, so its compensation would never run; leave one of the two out [KS204]"
@@ -207,28 +213,9 @@ def _takes(step: AnyLeaf) -> set[str]:
     return set() if isinstance(step, LocalStep) else {*step.succeeds_on, *step.fails_on}
 
 
-def _parts(flow: Flow[Any]) -> Iterator[Flow[Any]]:
-    """The flow and every part of it."""
-    yield flow
-    for part in _inner(flow):
-        yield from _parts(part)
-
-
-def _inner(flow: Flow[Any]) -> tuple[Flow[Any], ...]:
-    match flow:
-        case Sequential(parts=parts) | Parallel(parts=parts):
-            return parts
-        case Conditional(then=then, otherwise=otherwise):
-            return (then,) if otherwise is None else (then, otherwise)
-        case FanOut(body=body):
-            return (body,)
-        case _:
-            return ()
-
-
 def _successions(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
     """Every two steps of which the second begins after the first has ended."""
-    for part in _parts(flow):
+    for part in parts_of(flow):
         if isinstance(part, Sequential):
             for one, two in combinations(part.parts, 2):
                 yield from ((first, second) for first in steps_of(one) for second in steps_of(two))
@@ -236,7 +223,7 @@ def _successions(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
 
 def _companions(flow: Flow[Any]) -> Iterator[tuple[AnyLeaf, AnyLeaf]]:
     """Every two steps that may be under way at once; under a fan-out, each with every one, itself included."""
-    for part in _parts(flow):
+    for part in parts_of(flow):
         if isinstance(part, Parallel):
             for one, two in combinations(part.parts, 2):
                 yield from ((first, second) for first in steps_of(one) for second in steps_of(two))

@@ -29,6 +29,7 @@ from kafkasaga.saga.definition import Definition
 from kafkasaga.saga.effects import Decision, Effect, RunLocal, Send
 from kafkasaga.saga.events import CameEarly, Ignored
 from kafkasaga.saga.flow import LocalStep
+from kafkasaga.saga.functions import call
 from kafkasaga.saga.inputs import Arrived, Input, Ran, RefuseStuck, RetryStuck, SkipStuck, Start, Woken, start_of
 from kafkasaga.saga.instance import Instance
 from kafkasaga.saga.turn import Turn
@@ -98,5 +99,6 @@ def run_local(definition: Definition, instance: Instance, effect: RunLocal, sess
     function = step.action if effect.operation is Operation.ACTION else step.compensation
     assert function is not None
     state = view.load(definition, instance.data)
-    function(view.around(definition, instance, effect.step, state), session)
+    seen = view.around(definition, instance, effect.step, state)
+    call(definition.name, f"step {effect.step!r}, local {effect.operation}", function, seen, session)
     return Ran(effect.step, effect.operation, state.model_dump_json())

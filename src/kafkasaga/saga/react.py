@@ -18,6 +18,7 @@ from kafkasaga.saga.events import (
     StepSucceeded,
 )
 from kafkasaga.saga.flow import AnyLeaf, LocalStep, Step, WaitFor
+from kafkasaga.saga.functions import call
 from kafkasaga.saga.inputs import Arrived, Operated, Ran, RefuseStuck, RetryStuck, SkipStuck, Start
 from kafkasaga.saga.instance import Instance, StepStatus
 from kafkasaga.saga.match import AWAITS_REPLY, Answer, match
@@ -30,7 +31,9 @@ def begin(turn: Turn, start: Start) -> None:
     if start.state is not None:
         state = start.state
     elif message is not None:
-        state = definition.begin(message)
+        state = call(
+            definition.name, f"{definition.state.__name__} from {type(message).__name__}", definition.begin, message
+        )
     else:
         raise ValueError(f"saga {definition.name!r} needs a message or a state to start")
     turn.emit(

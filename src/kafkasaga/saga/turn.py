@@ -6,8 +6,9 @@ the saga stands in its plan (``advance``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 from kafkasaga.messages import Message, Operation, SagaContext, contract_of
@@ -23,6 +24,7 @@ from kafkasaga.saga.events import (
     StepStuck,
 )
 from kafkasaga.saga.flow import LocalStep, Step
+from kafkasaga.saga.functions import build, call
 from kafkasaga.saga.instance import Instance, StepState, StepStatus
 from kafkasaga.saga.policy import Retry
 from kafkasaga.saga.transitions import evolve
@@ -63,7 +65,8 @@ class Turn:
         assert isinstance(step, Step)
         before = self.instance.steps.get(path, _NOT_BEGUN)
         generation, attempt = before.generation, before.attempt + 1
-        command = step.command(view.of_step(self.definition, self.instance, path))
+        state = view.of_step(self.definition, self.instance, path)
+        command = build(self.definition.name, f"step {path!r}, command=", step.command, state)
         identity = self._dispatch(path, command, Operation.ACTION, generation, attempt)
         self.emit(
             CommandSent(
@@ -89,7 +92,8 @@ class Turn:
         else:
             assert isinstance(step, Step)
             assert step.compensation is not None
-            command = step.compensation(view.of_step(self.definition, self.instance, path))
+            state = view.of_step(self.definition, self.instance, path)
+            command = build(self.definition.name, f"step {path!r}, compensation=", step.compensation, state)
             identity = self._dispatch(path, command, Operation.COMPENSATION, generation, attempt)
             message, deadline = contract_of(command).type, self.now + step.deadline
         self.emit(
@@ -103,8 +107,14 @@ class Turn:
             )
         )
 
-    def send_ends(self, end: str, messages: Messages) -> tuple[str, ...]:
+    def send_ends(self, end: str, function: Callable[..., Messages] | None, *arguments: Any) -> tuple[str, ...]:
         """Send what the saga tells the world when it ends; returns the types."""
+        if function is None:
+            return ()
+        return call(self.definition.name, f"ends, {end}=", self._send_ends, end, function, *arguments)
+
+    def _send_ends(self, end: str, function: Callable[..., Messages], *arguments: Any) -> tuple[str, ...]:
+        messages = function(*arguments)
         many: Iterable[Message] = () if messages is None else (messages,) if isinstance(messages, Message) else messages
         sent: list[str] = []
         for n, message in enumerate(many):

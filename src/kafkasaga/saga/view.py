@@ -11,6 +11,7 @@ from typing import Any
 from kafkasaga.messages import Message, SagaState
 from kafkasaga.saga.definition import Definition
 from kafkasaga.saga.flow import Each, Reply
+from kafkasaga.saga.functions import call
 from kafkasaga.saga.instance import Instance
 from kafkasaga.saga.plan import Place, split_path
 
@@ -45,7 +46,8 @@ def recorded(
     if entry is None or entry.record is None or message is None:
         return None
     state = load(definition, instance.data)
-    entry.record(around(definition, instance, path, state), message)
+    where = f"step {path!r}, reply({entry.type.__name__}, …)"
+    call(definition.name, where, entry.record, around(definition, instance, path, state), message)
     data = state.model_dump_json()
     return data if data != instance.data else None
 

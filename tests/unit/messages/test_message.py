@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 from pydantic import AwareDatetime, ValidationError
 
-from kafkasaga.errors import DefinitionError
-from kafkasaga.messages import Contract, Message, contract_of, key_of
+from kafkasaga.errors import DefinitionError, KafkasagaError
+from kafkasaga.messages import Contract, Message, SagaState, contract_of, key_of
 
 
 class OrderMessage(Message, key="order_id"):
@@ -101,6 +101,32 @@ def naive_time() -> None:
         at: datetime | None
 
 
+def key_that_may_be_none() -> None:
+    class Wrong(Message, topic="x", key="a"):
+        a: int | None = None
+
+
+def topic_that_kafka_refuses() -> None:
+    class Wrong(OrderMessage, topic="my topic!"): ...
+
+
+def topic_that_is_a_dot() -> None:
+    class Wrong(OrderMessage, topic=".."): ...
+
+
+class Unknown: ...
+
+
+def field_of_an_unknown_type() -> None:
+    class Wrong(OrderMessage, topic="x"):
+        a: list[Unknown]
+
+
+def state_of_an_unknown_type() -> None:
+    class Wrong(SagaState):
+        a: Unknown
+
+
 @pytest.mark.parametrize(
     ("declare", "said"),
     [
@@ -109,6 +135,14 @@ def naive_time() -> None:
         (without_key, r"it has no key= \(fields: a\)"),
         (key_that_is_no_field, "key='b' is not a field"),
         (type_without_topic, "without topic="),
+        (key_that_may_be_none, "key 'a' may be None.*annotate it without None"),
+        (topic_that_kafka_refuses, "Kafka refuses the topic 'my topic!'; use letters"),
+        (topic_that_is_a_dot, "Kafka refuses the topic '..'"),
+        (
+            field_of_an_unknown_type,
+            "Wrong: a field is of type .*Unknown.>, which cannot travel as JSON; use a",
+        ),
+        (state_of_an_unknown_type, "Wrong: a field is of type .*Unknown.*, which cannot travel as JSON"),
         (naive_time, "field 'at' is a datetime that may lack its time zone.* use pydantic.AwareDatetime"),
     ],
 )
@@ -124,3 +158,24 @@ def test_times_have_a_zone() -> None:
     with pytest.raises(ValidationError, match="timezone"):
         At(order_id=ORDER, at=datetime(2030, 1, 1))  # noqa: DTZ001
     assert At(order_id=ORDER, at=datetime(2030, 1, 1, tzinfo=UTC)).at.tzinfo is not None
+
+
+class Named(Message, topic="named", key="name"):
+    name: str
+
+
+def test_a_message_with_an_empty_key_has_no_record_key() -> None:
+    with pytest.raises(KafkasagaError, match="a Named has name='', which is its key; give it the id of its entity"):
+        key_of(Named(name=""))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"topic": "x"}, "a dict is not a Message; give an object"),
+        (Unknown, r"Unknown is not a Message; declare it: class Unknown\(Message"),
+    ],
+)
+def test_what_is_no_message_has_no_contract(given: Any, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        contract_of(given)

@@ -13,16 +13,18 @@ import pytest
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.saga import definition as definition_module
-from kafkasaga.saga import lint
+from kafkasaga.saga import lint, lint_functions
 from kafkasaga.saga.definition import Saga
-from kafkasaga.saga.flow import Flow, LocalStep, Step, WaitFor, parallel
+from kafkasaga.saga.flow import Each, Ends, Flow, LocalStep, Step, WaitFor, parallel, reply
 from tests.unit.saga.orders import (
     Approved,
     Created,
     Declined,
     Order,
     Pay,
+    Release,
     Released,
+    Reserve,
     Reserved,
     State,
     approving,
@@ -36,6 +38,17 @@ Body = dict[str, Any]
 
 
 class Narrow(Order, topic="narrow"): ...
+
+
+# What a type checker would refuse, too.
+AnyStep: Any = Step[State]
+AnyEnds: Any = Ends[State]
+AnyLocal: Any = LocalStep[State]
+AnyWait: Any = WaitFor[State]
+records: Any = reply
+
+
+class Plain: ...
 
 
 class Needy(State):
@@ -71,7 +84,11 @@ FAILING_AFTER = body(pay=pivot(), reserve=reserving())
 RULES: dict[str, tuple[Body, dict[str, Any], str]] = {
     "KS001": (body(reserve=reserving()), {"name": "Place Order"}, "use lower-case letters"),
     "KS002": (body(reserve=reserving()), {"version": 0}, "count from 1"),
-    "KS003": (body(reserve=reserving()), {"starts_on": Order}, "starts_on=Order has no topic"),
+    "KS003": (
+        body(reserve=reserving()),
+        {"starts_on": Order},
+        "starts_on=Order starts nothing: message Order",
+    ),
     "KS101": ({"reserve": reserving()}, {}, "write, for example, flow = reserve"),
     "KS102": (body(reserve=reserving()) | {"flwo": 1}, {}, "'flwo' is neither .* did you mean 'flow'?"),
     "KS103": (body(reserve=reserving()), {"base": Saga}, "does not say what it remembers"),
@@ -90,6 +107,19 @@ RULES: dict[str, tuple[Body, dict[str, Any], str]] = {
     "KS206": (body(pay=pivot(compensated_on=Released)), {}, "compensated_on= but no compensation="),
     "KS207": (body(reserve=reserving(fails_on=Reserved)), {}, "'reserved' means both success and failure"),
     "KS208": (body(pay=pivot(kind="pivott")), {}, "unknown kind='pivott'.*did you mean 'pivot'"),
+    "KS209": (body(reserve=reserving(command=Reserve)), {}, "command=: write .*lambda state: Reserve"),
+    "KS210": (body(reserve=reserving(compensation="undo")), {}, "'undo' is not a function; write lambda state: …"),
+    "KS211": (body(reserve=reserving(command=lambda: None)), {}, r"command=: it is called with \(state\)"),
+    "KS212": (
+        body(reserve=reserving(succeeds_on=records(Approved, State.reserved))),
+        {},
+        "step 'reserve', reply.Approved, ….: State.reserved records Reserved, not Approved",
+    ),
+    "KS213": (
+        body(reserve=reserving(succeeds_on=Plain, fails_on=())),
+        {},
+        "step 'reserve' has a reply that never comes, succeeds_on=Plain: Plain is not a Message; declare it",
+    ),
     "KS301": (FAILING_AFTER, {}, "step 'reserve' comes after the pivot 'pay' but can fail"),
     "KS302": (body(ship=retriable(), reserve=reserving()), {}, "step 'ship' is retriable .* 'reserve' comes after"),
     "KS303": (beside(pay=pivot(), ship=retriable()), {}, "pivot 'pay' runs beside 'ship'"),
@@ -109,7 +139,7 @@ def test_rule(rule: str) -> None:
 
 
 def test_every_rule_has_a_test() -> None:
-    sources = [Path(module.__file__ or "").read_text() for module in (lint, definition_module)]
+    sources = [Path(module.__file__ or "").read_text() for module in (lint, lint_functions, definition_module)]
     assert set(re.findall(r"\[(KS\d+)\]", "".join(sources))) == RULES.keys()
 
 
@@ -125,6 +155,16 @@ def test_every_rule_has_a_test() -> None:
         (body(pay=pivot(), again=pivot(fails_on=())), "KS301"),
         (body(lambda pay: pay.for_each(lambda s: s.lines), pay=pivot()), "KS303"),
         (body(lambda a: a.for_each(lambda s: s.lines), a=approving()), "KS305"),
+        (body(reserve=reserving(compensation=Release)), "KS209"),
+        (body(reserve=reserving(command=Reserve())), "KS209"),
+        (body(reserve=reserving()) | {"ends": AnyEnds(completed=Reserved)}, "KS209"),
+        (body(lambda reserve: reserve.when(True), reserve=reserving()), "KS210"),
+        (body(reserve=reserving()) | {"ends": AnyEnds(cancelled=lambda s: Declined())}, "KS211"),
+        (body(book=AnyLocal(lambda s: None, kind="read-only")), "KS211"),
+        (body(lambda ship: ship.for_each(lambda: ()), ship=shipping()), "KS211"),
+        (body(approve=approving(event=records(Reserved, State.approved))), "KS212"),
+        (body(reserve=reserving(succeeds_on="reserved")), "KS213"),
+        (body(reserve=reserving(compensated_on=Order)), "KS213"),
         (body(lambda a, b: parallel(a.when(bool), b.when(bool)), a=pivot(), b=reserving()), "KS303"),
     ],
 )
@@ -158,6 +198,45 @@ def test_all_problems_are_reported_at_once_naming_saga_step_and_rule() -> None:
     assert [line.split(".")[0].strip() for line in problems] == ["1", "2", "3", "4"]
 
 
+def takes_anything(state: State, reply: Any) -> None: ...
+
+
+def takes_either(state: State, reply: Reserved | Approved) -> None: ...
+
+
+def takes_the_base(state: State, reply: Order) -> None: ...
+
+
+def takes_an_element(state: Each[State, str], reply: Approved) -> None: ...
+
+
+def takes_what_is_not_known_yet(state: State, reply: Later) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "record",
+    [takes_anything, takes_either, takes_the_base, takes_an_element, takes_what_is_not_known_yet, lambda s, m: None],
+)
+def test_a_function_that_may_record_the_reply_is_accepted(record: Callable[[Any, Any], None]) -> None:
+    assert define(body(reserve=reserving(succeeds_on=reply(Approved, record)))).definition.name == "s"
+
+
 def test_an_abstract_message_is_no_reply() -> None:
-    with pytest.raises(DefinitionError, match="message Order has no topic"):
-        Step[State](command=lambda s: Pay(), succeeds_on=Order, fails_on=Declined, kind="read-only")
+    with pytest.raises(DefinitionError, match="fails_on=Order: message Order has no topic"):
+        define(body(pay=pivot(fails_on=Order)))
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (lambda: AnyStep(command=lambda s: Pay(), kind="pivot"), "Step: it lacks succeeds_on=; it takes command=,"),
+        (lambda: AnyStep(comand=lambda s: Pay()), r"it has no comand= \(did you mean command=\?\)"),
+        (lambda: AnyEnds(complete=None), r"Ends: it has no complete= \(did you mean completed=\?\)"),
+        (lambda: AnyWait(Approved), "WaitFor: it lacks deadline="),
+        (AnyLocal, "LocalStep: it lacks action="),
+        (lambda: types.new_class("Half", (Saga[State],), {"name": "half"}), "Half: it lacks version="),
+    ],
+)
+def test_a_keyword_that_is_missing_or_unknown_is_named(declare: Callable[[], Any], said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        declare()
