@@ -204,6 +204,7 @@ class BatchRunner:
             if unmatched:
                 uow.park([self._parking.unmatched(task, error, now) for task, error in unmatched])
             uow.advance(self._group, _positions([item.record for item in items]))
+        self._execution.committed()
         self.parked |= bool(found.parked or unmatched)
         if len(found.ready) > len(unmatched) and not failed:
             self._streak.succeeded()

@@ -10,6 +10,7 @@ from kafkasaga.ports import UnitOfWork
 from kafkasaga.runtime.orchestrator import Definitions, SagaTurn, Unmatched
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
+from kafkasaga.runtime.progress import Happened, tell
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
 from kafkasaga.runtime.runs import runs
 from kafkasaga.runtime.watchdog import Watchdog
@@ -31,6 +32,7 @@ class Execution:
         self._sender, self._definitions = sender, definitions
         self._began = watchdog.began if watchdog is not None else _unwatched
         self._ended = watchdog.ended if watchdog is not None else lambda: None
+        self._happened: Happened = ()
 
     def run(
         self, uow: UnitOfWork, tasks: Sequence[Task], overtaking: Collection[int] = ()
@@ -78,10 +80,16 @@ class Execution:
         uow.flush()
         handlers.settle()
         sagas.save()
+        self._happened = sagas.happened
         if outgoing:
             uow.add_outbox(published.kept(outgoing))
         # A reply without headers is offered to every saga that knows its type; one of them is enough.
         return [(task, error) for task, error in unmatched if id(task.record) not in taken]
+
+    def committed(self) -> None:
+        """The transaction of the last run is committed: log what happened in it."""
+        tell(self._happened)
+        self._happened = ()
 
 
 def _unwatched(_: Task) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kafkasaga.errors import DefinitionError
@@ -33,6 +34,8 @@ class Handler:
     """The message types that it says it returns, in the order of its annotation."""
     when_dead: WhenDead = "block"
     """What becomes of the later messages of a key when one of them has no attempt left."""
+    may_be_silent: bool = True
+    """Whether it says that it may return None."""
     takes_many: bool = False
     """Whether it takes a list of messages, and returns one answer for each."""
 
@@ -58,6 +61,12 @@ class Handler:
         return [self._answer(answer) for answer in answers]
 
     def _answer(self, answer: Reply) -> tuple[Message, ...]:
+        if answer is None and not self.may_be_silent:
+            named = " | ".join(reply.__name__ for reply in self.replies)
+            raise TypeError(
+                f"handler {self.name} returned None, which its annotation does not name ({named}): was a return "
+                "forgotten? If it may answer nothing, annotate it with | None"
+            )
         messages = () if answer is None else (answer,) if isinstance(answer, Message) else tuple(answer)
         for returned in messages:
             if not isinstance(returned, self.replies):
@@ -100,7 +109,8 @@ def inspect_handler(
     if when_dead not in get_args(WhenDead):
         raise DefinitionError(f"{where}: when_dead={when_dead!r} is not known; use 'block' or 'go-on'")
     session_parameter = _session_parameter(parameters[1:], hints, where)
-    return Handler(function, message, consumer, session_parameter, _replies(hints, where), when_dead, takes_many)
+    replies, may_be_silent = _replies(hints, where), _names_none(hints["return"])
+    return Handler(function, message, consumer, session_parameter, replies, when_dead, may_be_silent, takes_many)
 
 
 def _message_type(hint: Any, parameter: str, where: str, *, takes_many: bool) -> type[Message]:
@@ -174,6 +184,11 @@ def _parts(hint: Any) -> Iterator[Any]:
             yield from _parts(part)
     elif hint not in (None, type(None), Ellipsis):
         yield hint
+
+
+def _names_none(hint: Any) -> bool:
+    """Whether an annotation has None anywhere in it."""
+    return hint in (None, NoneType) or any(_names_none(part) for part in get_args(hint))
 
 
 def _is_message(hint: Any) -> bool:

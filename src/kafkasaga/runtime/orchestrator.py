@@ -19,6 +19,7 @@ from kafkasaga.errors import KafkasagaError
 from kafkasaga.messages import Envelope, SagaContext, SagaState, key_of
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
 from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.progress import Happened
 from kafkasaga.runtime.routing import SagaRoute, Task
 from kafkasaga.saga.definition import Definition
 from kafkasaga.saga.instance import Instance, saga_id
@@ -115,6 +116,15 @@ class SagaTurn:
         """Lock and read sagas."""
         self._load(ids)
         return {id: found for id in ids if (found := self._changing[id].instance) is not None}
+
+    @property
+    def happened(self) -> Happened:
+        """What has happened to each saga."""
+        return [
+            (c.instance, [entry.event for entry in c.entries])
+            for c in self._changing.values()
+            if c.instance is not None and c.entries
+        ]
 
     def save(self) -> None:
         """Write what changed."""

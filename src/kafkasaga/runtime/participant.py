@@ -25,6 +25,7 @@ The barrier is dtm's idea (sub-transaction barrier); Seata calls it a fence.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -145,6 +146,8 @@ class HandlerTurn:
             saga = reply_context(context, cause.id) if position == 0 and context is not None else None
             answers.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
         if key is not None:
+            if not answers:
+                _say_that_it_is_silent(_handler(task))
             self._settle(key, _done(answers[0]) if answers else BarrierEntry(Outcome.DONE))
         return answers
 
@@ -190,6 +193,17 @@ class HandlerTurn:
         saga = reply_context(context, cause.id, mark)
         body = entry.reply_body
         return [self._sender.answer(entry.reply_topic, entry.reply_type, key, body, identity, saga, cause.traceparent)]
+
+
+@cache
+def _say_that_it_is_silent(handler: Handler) -> None:
+    """Once for each handler."""
+    log.warning(
+        "a handler has answered nothing to a saga's command: unless something else replies, the saga waits until its "
+        "deadline; return the reply",
+        handler=handler.name,
+        command=contract_of(handler.message).type,
+    )
 
 
 def _done(reply: Envelope) -> BarrierEntry:

@@ -85,6 +85,7 @@ class Retries:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is kept with its message
             self._failed(parked, task, error.cause if isinstance(error, TaskFailed) else error)
         else:
+            self._execution.committed()
             log.info("parked message handled", **log_fields(task), attempts=parked.attempts)
 
     def _take_back(self, parked: Parked) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from kafkasaga.clock import SystemClock
-from kafkasaga.errors import DefinitionError
+from kafkasaga.errors import DefinitionError, KafkasagaError
 from kafkasaga.messages import Codec, JsonCodec, Message, SagaState, contract_of
 from kafkasaga.runtime.handlers import Handler, WhenDead, inspect_handler
 from kafkasaga.runtime.logs import configure_logging
@@ -240,4 +240,10 @@ def _key(definition: Definition, state: SagaState) -> str:
             f"saga {definition.name!r}: its correlation key cannot be told from {type(state).__name__}; "
             "give service.start(…, key=…)"
         )
-    return str(getattr(state, field))
+    value = getattr(state, field)
+    if value is None or value == "":
+        raise KafkasagaError(
+            f"saga {definition.name!r}: {type(state).__name__} has {field}={value!r}, which is its correlation key; "
+            "give it the id of its entity: all sagas without one would be one"
+        )
+    return str(value)

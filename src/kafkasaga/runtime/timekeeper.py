@@ -22,6 +22,7 @@ import structlog
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import Store, TopicPartition
+from kafkasaga.runtime import progress
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.orchestrator import Definitions, SagaTurn
 from kafkasaga.runtime.outgoing import Sender
@@ -190,6 +191,7 @@ class Timekeeper:
             turn.save()
             if outgoing:
                 uow.add_outbox(turn.published.kept(outgoing))
+        progress.tell(turn.happened)
 
 
 def _due_steps(instance: Instance, now: datetime) -> Due:

@@ -74,21 +74,26 @@ class CommandSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSucceeded:
-    """A step is done. ``data`` is the saga's state after it, or None if it did not change."""
+    """A step is done. ``data`` is the saga's state after it, or None if it did not change.
+
+    ``other_key`` is the key that the reply carries, where it ought to be the saga's and is not.
+    """
 
     step: str
     message: str
     data: str | None
+    other_key: str | None = None
     kind: ClassVar[str] = "step-succeeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailed:
-    """The participant refused."""
+    """The participant refused. ``other_key`` as in ``StepSucceeded``."""
 
     step: str
     message: str
     reason: str
+    other_key: str | None = None
     kind: ClassVar[str] = "step-failed"
 
 
@@ -138,12 +143,16 @@ class CompensationSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompensated:
-    """The compensation was confirmed. ``mark`` tells how, if the participant's barrier answered (empty, repeated)."""
+    """The compensation was confirmed. ``mark`` tells how, if the participant's barrier answered (empty, repeated).
+
+    ``other_key`` as in ``StepSucceeded``.
+    """
 
     step: str
     message: str
     mark: str | None
     data: str | None
+    other_key: str | None = None
     kind: ClassVar[str] = "step-compensated"
 
 

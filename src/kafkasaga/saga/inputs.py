@@ -74,6 +74,8 @@ Input = Start | Arrived | Woken | Ran | Operated
 
 def start_of(definition: Definition, message: Message) -> Start:
     """The input that ``message`` is to a saga that starts on it: the message's key is the saga's correlation key."""
-    if definition.starts_on is None or not isinstance(message, definition.starts_on):
-        raise ValueError(f"saga {definition.name!r} does not start on {type(message).__name__}")
+    starts_on = definition.starts_on
+    if starts_on is None or not isinstance(message, starts_on):
+        by = f"on {starts_on.__name__}" if starts_on else f"by service.start, from a {definition.state.__name__}"
+        raise ValueError(f"saga {definition.name!r} does not start on {type(message).__name__}; it starts {by}")
     return Start(key=key_of(message), message=message)

@@ -72,10 +72,12 @@ def settle(turn: Turn, answer: Answer, arrived: Arrived) -> None:
         entry = step.compensated_on.get(arrived.type)
         mark = None if arrived.context is None or arrived.context.mark is None else arrived.context.mark.value
         data = view.recorded(turn.definition, turn.instance, path, entry, arrived.message)
-        turn.emit(StepCompensated(step=path, message=arrived.type, mark=mark, data=data))
+        turn.emit(
+            StepCompensated(step=path, message=arrived.type, mark=mark, data=data, other_key=_other_key(turn, arrived))
+        )
     elif (entry := step.succeeds_on.get(arrived.type)) is not None:
         data = view.recorded(turn.definition, turn.instance, path, entry, arrived.message)
-        turn.emit(StepSucceeded(step=path, message=arrived.type, data=data))
+        turn.emit(StepSucceeded(step=path, message=arrived.type, data=data, other_key=_other_key(turn, arrived)))
     else:
         _refuse(turn, path, step, arrived)
 
@@ -141,9 +143,27 @@ def _refuse(turn: Turn, path: str, step: Step[Any] | WaitFor[Any], arrived: Arri
     if isinstance(step, Step) and step.kind == "retriable":
         turn.try_again(path, step, reason, generation=turn.instance.steps[path].generation + 1)
         return
-    turn.emit(StepFailed(step=path, message=arrived.type, reason=reason))
+    turn.emit(StepFailed(step=path, message=arrived.type, reason=reason, other_key=_other_key(turn, arrived)))
     body = None if arrived.message is None else arrived.message.model_dump_json()
     turn.turn_back(path, reason, arrived.type, body)
+
+
+def _other_key(turn: Turn, arrived: Arrived) -> str | None:
+    """The reply's key, if it is by the field that holds the saga's, and differs: the participant mixed up entities.
+
+    A reply may be about an entity of the participant's own, under a key of its own: that is another field.
+    """
+    if arrived.message is None:
+        return None
+    field = contract_of(arrived.message).key
+    key = str(getattr(arrived.message, field))
+    if key == turn.instance.key:
+        return None
+    starts_on = turn.definition.starts_on
+    if starts_on is not None:
+        return key if contract_of(starts_on).key == field else None
+    held = getattr(view.load(turn.definition, turn.instance.data), field, None)
+    return key if str(held) == turn.instance.key else None
 
 
 def _expire(turn: Turn, path: str, step: AnyLeaf) -> None:

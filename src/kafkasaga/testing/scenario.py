@@ -75,7 +75,7 @@ class Scenario(Generic[St]):
         if isinstance(start, SagaState):
             self._last = Start(key=key or self._key_in(start), state=start)
         else:
-            self._last = start_of(self._definition, self._through_json(start))
+            self._last = self._start_by(self._through_json(start))
         return self._run(self._last)
 
     def when(self, message: Message, *, to: str | None = None) -> Self:
@@ -218,16 +218,34 @@ class Scenario(Generic[St]):
             self._fail(f"{message!r} does not survive JSON: it arrives as {decoded!r}")
         return decoded
 
+    def _start_by(self, message: Message) -> Start:
+        __tracebackhide__ = True
+        try:
+            return start_of(self._definition, message)
+        except (KafkasagaError, ValueError) as error:
+            self._fail(str(error))
+
     def _key_in(self, state: SagaState) -> str:
         """The correlation key that the state holds; nothing if that cannot be told."""
+        __tracebackhide__ = True
         starts_on = self._definition.starts_on
-        return "" if starts_on is None else str(getattr(state, contract_of(starts_on).key, ""))
+        field = None if starts_on is None else contract_of(starts_on).key
+        if field is None or field not in type(state).model_fields:
+            return ""
+        value = getattr(state, field)
+        if value is None or value == "":
+            self._fail(f"the state has {field}={value!r}, which is the saga's key; give it the id of its entity")
+        return str(value)
 
     def _check_key(self, message: Message) -> None:
         __tracebackhide__ = True
         key = self._begun.key
         if key and key_of(message) != key:
-            self._fail(f"{message!r} is for another saga: its key is {key_of(message)!r}, this saga's is {key!r}")
+            self._fail(
+                f"{message!r} is for another saga: its key is {key_of(message)!r}, this saga's is {key!r}. A reply "
+                "without headers is found by its key; for one that names its step in headers, as the replies of "
+                "kafkasaga's handlers do, say which step: .when(…, to=…)"
+            )
 
     def _context(self, path: str) -> SagaContext:
         __tracebackhide__ = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -125,3 +125,45 @@ def test_a_service_name_that_kafka_would_mangle_is_refused() -> None:
 def test_an_outbox_publishes_as_the_service_that_it_is_given_to() -> None:
     assert Service("shop", outbox=Outbox()).outbox.source == "shop"
     assert Service("shop", outbox=Outbox(source="legacy")).outbox.source == "legacy"
+
+
+def answering(annotation: Any, answer: Any, *, many: bool = False) -> Any:
+    """What a handler with this return annotation may return."""
+    service = Service("answers")
+
+    def handle(command: Any) -> Any:
+        return answer
+
+    handle.__annotations__ = {"command": list[Ask] if many else Ask, "return": annotation}
+    (service.batch_handler if many else service.handler)(handle)
+    message = Ask(id="a")
+    return service._handlers[0].call([message], lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "many", "answer"),
+    [
+        (Yes, False, None),
+        (Yes | No, False, None),
+        (tuple[Yes, Yes], False, None),
+        (list[Yes | No], True, [None]),
+    ],
+)
+def test_a_forgotten_return_is_an_error(annotation: Any, many: bool, answer: Any) -> None:
+    with pytest.raises(TypeError, match=r"handle returned None, .* does not name \(Yes.*forgotten"):
+        answering(annotation, answer, many=many)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "many", "answer"),
+    [
+        (None, False, None),
+        (Yes | None, False, None),
+        (list[Yes], False, []),
+        (None, True, None),
+        (list[None], True, [None]),
+        (list[Yes | None], True, [None]),
+    ],
+)
+def test_a_handler_that_says_so_may_answer_nothing(annotation: Any, many: bool, answer: Any) -> None:
+    assert answering(annotation, answer, many=many) == [()]

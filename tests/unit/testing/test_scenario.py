@@ -197,3 +197,24 @@ def test_what_json_changes_fails() -> None:
 
     with pytest.raises(AssertionError, match="does not survive JSON"):
         scenario(Sends).given(Created())
+
+
+def test_a_reply_that_names_its_step_is_taken_under_another_key_which_is_noted() -> None:
+    saga = scenario(PlaceOrder).given(Created(order="o-1")).when(Reserved(order="o-2"), to="reserve")
+    assert "step-succeeded  reserve  message=reserved  other_key=o-2" in saga.story
+
+
+def test_a_reply_for_another_saga_says_how_it_would_be_taken() -> None:
+    with pytest.raises(AssertionError, match=r"say which step: .when\(…, to=…\)"):
+        scenario(PlaceOrder).given(Created(order="o-1")).when(Reserved(order="o-2"))
+
+
+def test_a_message_that_starts_nothing_is_told_what_does() -> None:
+    with pytest.raises(AssertionError, match="'place-order' does not start on Paid; it starts on Created"):
+        scenario(PlaceOrder).given(Paid(order="o-1"))
+
+
+@pytest.mark.parametrize("start", [Created(order=""), State(order="")])
+def test_a_saga_does_not_start_without_a_key(start: Any) -> None:
+    with pytest.raises(AssertionError, match="order='', which is"):
+        scenario(PlaceOrder).given(start)
