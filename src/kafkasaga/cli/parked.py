@@ -119,7 +119,7 @@ def _unknown(id: int) -> typer.Exit:
 
 def _cells(message: Parked) -> list[str]:
     due = "" if message.next_at is None else f"{message.next_at:%Y-%m-%d %H:%M:%S}"
-    record, error = message.record, message.error.splitlines()[-1] if message.error else ""
+    record, error = message.record, message.error.partition("\n")[0]
     key, status = _readable(record.key), message.status.value
     return [str(message.id), message.consumer, record.topic, key, status, str(message.attempts), due, error]
 

@@ -11,7 +11,8 @@ import structlog
 
 from kafkasaga.ports import Parked, ParkedStatus
 from kafkasaga.runtime.orchestrator import Unmatched
-from kafkasaga.runtime.routing import HandlerRoute, Task
+from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
+from kafkasaga.saga.functions import whose
 from kafkasaga.saga.policy import Retry
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -55,7 +56,7 @@ class Parking:
             return replace(self._park(task, str(error), when_dead(task), error.times, now), deaths=error.times)
         if error is not None:
             status = ParkedStatus.WAITING if self.policy.attempts > 1 else when_dead(task)
-            return self._park(task, described(error), status, 1, now)
+            return self._park(task, described(error, task), status, 1, now)
         return None
 
     def unmatched(self, task: Task, error: Unmatched, now: datetime) -> Parked:
@@ -91,19 +92,30 @@ def when_dead(task: Task) -> ParkedStatus:
     return ParkedStatus.DEAD_LETTER if goes_on else ParkedStatus.DEAD
 
 
-def described(error: Exception) -> str:
-    """The error as an operator wants to read it: with its traceback, the last line saying what it was."""
-    return "".join(traceback.format_exception(error)).strip()
+def described(error: Exception, task: Task) -> str:
+    """The error as an operator wants to read it: what it was and where on the first line, then its traceback."""
+    return f"{in_words(error)} ({_where(error, task)})\n\n{''.join(traceback.format_exception(error)).strip()}"
+
+
+def in_words(error: BaseException) -> str:
+    """An error on one line: its type, and the first line of what it says."""
+    first = str(error).strip().partition("\n")[0].rstrip()
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def in_short(described: str) -> str:
-    """The line of a described error that says what it was. SQLAlchemy ends its texts with a link, which does not."""
-    lines = [
-        line
-        for line in described.splitlines()
-        if not line.startswith(("(Background on", "[SQL:", "[parameters:", "[SQL parameters"))
-    ]
-    return lines[-1] if lines else described
+    """The line of a described error that says what it was."""
+    return described.partition("\n")[0]
+
+
+def _where(error: Exception, task: Task) -> str:
+    match task.route:
+        case HandlerRoute(handler=handler):
+            return f"handler {handler.name}"
+        case SagaRoute(saga=saga):
+            return whose(error) or f"saga {saga!r}"
+        case None:
+            return task.consumer
 
 
 def log_fields(task: Task) -> dict[str, object]:

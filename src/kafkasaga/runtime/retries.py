@@ -25,6 +25,7 @@ from kafkasaga.runtime.parking import (
     ProcessEnded,
     described,
     in_short,
+    in_words,
     log_fields,
     when_dead,
 )
@@ -101,16 +102,16 @@ class Retries:
             if not uow.lock_parked(parked.id, parked.attempts):
                 return
             if parked.attempts >= self._policy.attempts:
-                self._end(uow, parked, task, described(error))
+                self._end(uow, parked, task, described(error, task))
                 return
-            self._write(uow, replace(parked, deaths=0), described(error), ParkedStatus.WAITING)
-        log.error("parked message failed again", **log_fields(task), attempts=parked.attempts, error=repr(error))
+            self._write(uow, replace(parked, deaths=0), described(error, task), ParkedStatus.WAITING)
+        log.error("parked message failed again", **log_fields(task), attempts=parked.attempts, error=in_words(error))
 
     def _hopeless(self, parked: Parked) -> str | None:
         """Why a message that waits is not tried again: its last attempts did not end, or there were enough."""
         if parked.deaths < DEATHS and parked.attempts < self._policy.attempts:
             return None
-        return f"{parked.error}\n{ProcessEnded(parked.deaths)}"
+        return f"{ProcessEnded(parked.deaths)}\nbefore that: {parked.error}"
 
     def _end(self, uow: UnitOfWork, parked: Parked, task: Task, error: str) -> None:
         status = when_dead(task)

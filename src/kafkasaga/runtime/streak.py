@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from kafkasaga.errors import HandlersFailing
+from kafkasaga.runtime.parking import in_words
 
 log = structlog.get_logger("kafkasaga.consumer")
 
@@ -33,9 +34,11 @@ class Streak:
         """
         self._failed += 1
         if self._failed == LIMIT:
-            log.error("every message fails; consuming slows down and tries one at a time", error=repr(error))
+            log.error("every message fails; consuming slows down and tries one at a time", error=in_words(error))
         if self.systemic:
-            raise HandlersFailing(f"{self._failed} messages in a row have failed; the last: {error!r}") from error
+            raise HandlersFailing(
+                f"{self._failed} messages in a row have failed; the last: {in_words(error)}"
+            ) from error
 
     def succeeded(self) -> None:
         """A message was handled."""

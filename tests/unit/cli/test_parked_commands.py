@@ -37,7 +37,7 @@ class Desk:
                 record=Record("orders", 0, n, b"ann", b"body\xff", {"ce_id": b"1"}),
                 message_id=uuid4(),
                 source="shop",
-                error="Traceback\nValueError: no",
+                error="ValueError: no (handler shop.take)\n\nTraceback",
                 status=status,
                 attempts=9 if n == 0 else 0,
                 next_at=NOW + timedelta(days=9) if n == 0 else None,

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import MetaData, insert, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
-from kafkasaga import Service, exponential
+from kafkasaga import Outbox, Saga, Service, Step, exponential
 from kafkasaga.ports import ParkedStatus, TopicPartition
 from kafkasaga.runtime import batch
 from kafkasaga.testing.broker import MemoryBroker
-from tests.unit.runtime.kit import Begun, Ledger, Node, Reserve, Reserved, VirtualClock, attributes, orchestrator, send
+from tests.unit.runtime.kit import (
+    Begun,
+    Ledger,
+    Node,
+    Reserve,
+    Reserved,
+    State,
+    VirtualClock,
+    attributes,
+    orchestrator,
+    send,
+)
 
 Fault = Callable[[Session], None]
 
@@ -232,8 +245,9 @@ def test_a_parked_message_keeps_its_bytes_headers_and_error(shop: Shop) -> None:
     (parked,) = shop.node.parked()
     (record,) = shop.broker.records("reserve")
     assert parked.record == record
-    assert parked.error.endswith("ValueError: no such article")
-    assert "Traceback" in parked.error
+    first, _, rest = parked.error.partition("\n")
+    assert re.fullmatch(r"ValueError: no such article \(handler .*\.reserve\)", first)
+    assert "Traceback" in rest
 
 
 def test_parked_messages_are_handled_in_order_when_the_cause_is_gone(shop: Shop, clock: VirtualClock) -> None:
@@ -352,3 +366,28 @@ def test_a_saga_starts_once_whatever_the_id_of_its_message(broker: MemoryBroker,
     node.publish()
     assert node.count("saga") == 1
     assert len(broker.records("reserve")) == 1
+
+
+def test_of_an_error_with_many_lines_the_log_and_the_list_show_the_first_and_where(shop: Shop) -> None:
+    def complains(_: Session) -> None:
+        raise ValueError("no such article\n\nlook into the catalogue\n")
+
+    shop.faults["bad"] = complains
+    shop.send("bad")
+    with capture_logs() as logs:
+        shop.node.consume()
+    shown = next(line["error"] for line in logs if line["event"] == "message parked")
+    assert re.fullmatch(r"ValueError: no such article \(handler .*\.reserve\)", shown)
+    assert shop.node.parked()[0].error.startswith(shown + "\n")
+
+
+def test_an_error_of_a_saga_names_step_and_operation(broker: MemoryBroker, clock: VirtualClock) -> None:
+    class Broken(Saga[State], name="broken", version=1, starts_on=Begun):
+        seat = Step[State](command=lambda s: Reserve(id=s.nothing), succeeds_on=Reserved, kind="read-only")  # type: ignore[attr-defined]
+        flow = seat
+
+    node = Node(Service("orchestrator", sagas=[Broken], outbox=Outbox(MetaData())), broker, clock)
+    send(broker, Begun(id="one"))
+    node.consume()
+    first = node.parked()[0].error.partition("\n")[0]
+    assert first == "AttributeError: 'State' object has no attribute 'nothing' (saga 'broken', step 'seat', command=)"

@@ -206,7 +206,7 @@ class WorldUnitOfWork:
                 self._done.unmatched.add(message.message_id)
             if message.asks is not None and message.status is ParkedStatus.WAITING and not message.attempts:
                 self._done.waiting.add(message.asks)
-            self._process.note(f"parks {message.record.topic}: {message.error.splitlines()[-1]}")
+            self._process.note(f"parks {message.record.topic}: {message.error.splitlines()[0]}")
 
     def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
         self._done.wrote = True
