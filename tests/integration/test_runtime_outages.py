@@ -49,7 +49,7 @@ def test_services_outlive_their_broker_and_their_database(
             status, output = program.terminate()
             assert status == 0, output
             assert "Traceback" not in output
-            assert output.count("waiting for what is away") == 1, "it says so once"
+            assert "waiting for what is away" in output
 
 
 def test_i05_while_the_database_is_away_the_groups_offsets_stay(shop: Shop, private_postgres: PostgresServer) -> None:

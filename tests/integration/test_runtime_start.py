@@ -39,6 +39,8 @@ def ready(sqlite_url: str) -> str:
     ("arguments", "environment", "says"),
     [
         (["run", "shop:stock"], {}, "no database: set KAFKASAGA_DATABASE_URL"),
+        (["run", "shop:stock"], {}, "no broker: set KAFKASAGA_BOOTSTRAP_SERVERS"),
+        (["run", "shop:stock", "--database-url", "sqlite://", "--bootstrap-servers", "http://x:1"], {}, "no address"),
         (["run", "shop:stock"], {"KAFKASAGA_DATABASE_URL": "sqlite://"}, "no broker: set KAFKASAGA_BOOTSTRAP_SERVERS"),
         (["run", "shop:stock"], {"KAFKASAGA_BATCH_SIZE": "0"}, "KAFKASAGA_BATCH_SIZE is wrong"),
         (["run", "shop:stock"], {"KAFKASAGA_DATABSE_URL": "x"}, "did you mean KAFKASAGA_DATABASE_URL?"),
@@ -52,7 +54,7 @@ def ready(sqlite_url: str) -> str:
         (["db", "upgrade"], {}, "no database: set KAFKASAGA_DATABASE_URL"),
         (["saga", "list"], {}, "no database: set KAFKASAGA_DATABASE_URL"),
     ],
-    ids=map(str, range(13)),
+    ids=map(str, range(15)),
 )
 def test_a36_a_wrong_setting_is_refused_with_its_remedy(
     arguments: list[str], environment: dict[str, str], says: str
@@ -69,7 +71,7 @@ def test_a_raw_kafka_setting_that_would_break_a_guarantee_is_refused(ready: str,
 
 def test_missing_tables_are_named_with_the_command_that_makes_them(sqlite_url: str) -> None:
     message = refused("run", "shop:stock", "--database-url", sqlite_url, "--bootstrap-servers", NOBODY)
-    assert "kafkasaga db upgrade --prefix stock_" in message
+    assert f"kafkasaga db upgrade --prefix stock_ --database-url {sqlite_url}" in message
 
 
 def test_an_old_schema_is_named_with_the_command_that_upgrades_it(ready: str) -> None:
@@ -85,11 +87,23 @@ def test_missing_topics_are_named_with_the_command_that_makes_them(ready: str, e
     servers = embedded_kafka.bootstrap_servers
     message = refused("run", "shop:stock", "--database-url", ready, "--bootstrap-servers", servers)
     assert "shop.reserve" in message
-    assert "kafkasaga topics create" in message
+    assert f"kafkasaga topics create shop:stock --bootstrap-servers {servers}" in message
     status, output = command("topics", "create", "shop:stock", "--bootstrap-servers", servers)
     assert (status, output.count("created")) == (0, 7), output
     status, output = command("topics", "create", "shop:stock", "--bootstrap-servers", servers)
     assert (status, output.count("exists")) == (0, 7), output
+
+
+def test_a_broker_that_is_not_there_is_told_of_with_its_reason_and_sigterm_ends_the_wait(ready: str) -> None:
+    environment = {"KAFKASAGA_DATABASE_URL": ready, "KAFKASAGA_BOOTSTRAP_SERVERS": NOBODY}
+    program = Program(["run", "shop:stock"], environment)
+    try:
+        until(lambda: "waiting for what is away" in program.output(), "it says so")
+        assert "Connection refused" in program.output()
+        assert "Ctrl-C stops" in program.output()
+        assert program.terminate()[0] == 0
+    finally:
+        program.end()
 
 
 def test_two_handlers_of_one_message_are_refused(tmp_path: Path) -> None:
@@ -168,5 +182,11 @@ def test_sagas_can_be_listed_shown_and_verified(shop: Shop) -> None:
     assert (status, "2 sagas verified, 1 wrong." in verified) == (1, True), verified
     status, shown = command("saga", "show", "00000000-0000-0000-0000-000000000000", *place)
     assert (status, "There is no saga" in shown) == (1, True)
+    status, shown = command("saga", "show", "a[red]b", *place)
+    assert (status, "key a[red]b: completed" in shown) == (0, True), shown
+    status, shown = command("saga", "show", "nobody", *place)
+    assert (status, "There is no saga with the id or the key nobody." in shown) == (1, True)
+    status, wrong = command("saga", "list", "--status", "bogus", *place)
+    assert (status, "'bogus' is none of running, compensating" in wrong, "Value error" in wrong) == (2, True, False)
     status, empty = command("saga", "list", "--key", "nobody", *place)
     assert (status, "No saga matches." in empty) == (0, True)

@@ -29,6 +29,10 @@ def upgrade(
     if not url:
         raise ConfigurationError("no database: set KAFKASAGA_DATABASE_URL, or give --database-url")
     store = create_store(url, load_outbox(target, schema, prefix).tables)
+    if store.in_memory:
+        raise ConfigurationError(
+            "this database lives in memory and ends with the command: name a file, sqlite:///file.db"
+        )
     try:
         upgrade_schema(store.engine, store.tables)
     finally:

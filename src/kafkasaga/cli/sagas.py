@@ -39,10 +39,19 @@ QUIET = {"step", "command_id", "data", "body", "saga", "version", "key"}
 """Fields of an event that its line leaves out: shown elsewhere, or long."""
 
 
+def _status(given: str | None) -> str | None:
+    if given is not None and given not in set(SagaStatus):
+        raise typer.BadParameter(f"{given!r} is none of {', '.join(SagaStatus)}")
+    return given
+
+
 @app.command("list")
 def list_sagas(
     name: Annotated[str | None, typer.Option(help="Only sagas of this name.")] = None,
-    status: Annotated[SagaStatus | None, typer.Option(help="Only sagas in this status.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar=f"[{'|'.join(SagaStatus)}]", callback=_status, help="Only sagas in this status."),
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Only the saga with this correlation key.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
     database_url: DatabaseUrl = None,
@@ -51,7 +60,7 @@ def list_sagas(
 ) -> None:
     """List sagas, the newest first."""
     with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
-        found = operator.sagas(name=name, status=status, key=key, limit=limit)
+        found = operator.sagas(name=name, status=None if status is None else SagaStatus(status), key=key, limit=limit)
     table = Table("id", "saga", "version", "key", "status", "events", "started", "last change", box=None)
     for saga in found:
         table.add_row(*_cells(saga))
@@ -64,14 +73,14 @@ def list_sagas(
 
 @app.command()
 def show(
-    id: Annotated[UUID, typer.Argument(help="The saga's id, as 'list' shows it.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The saga's id, as 'list' shows it, or its correlation key.")],
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     prefix: Prefix = "",
 ) -> None:
     """Show one saga: where it stands, and everything that happened to it."""
     with Operator.open(load_settings(database_url), Outbox(schema=schema, prefix=prefix)) as operator:
-        history = operator.saga(id)
+        history = operator.saga(_one(operator, id))
     if history is None:
         out.print(f"There is no saga {id}.")
         raise typer.Exit(1)
@@ -87,6 +96,22 @@ def show(
         table.add_row(*map(escape, _line(entry)))
     # A terminal wraps within the column; what reads a pipe wants one line an event.
     (out if out.is_terminal else Console(width=WIDEST)).print(table)
+
+
+def _one(operator: Operator, given: str) -> UUID:
+    """The saga of this id, or the only one of this key."""
+    try:
+        return UUID(given)
+    except ValueError:
+        found = operator.sagas(key=given, limit=2)
+    if len(found) == 1:
+        return found[0].saga_id
+    if found:
+        said = f"Several sagas have the key {given}; show one by its id: kafkasaga saga list --key {given}"
+    else:
+        said = f"There is no saga with the id or the key {given}."
+    out.print(said, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
 @app.command()

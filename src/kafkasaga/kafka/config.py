@@ -6,6 +6,7 @@ The raw mapping goes to librdkafka untouched and wins over our defaults, except 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -135,7 +136,7 @@ class KafkaConfig:
         return cls(settings.bootstrap_servers, settings.kafka, settings.instance_id, client_id)
 
     def __post_init__(self) -> None:
-        problems = [*_twice(self.raw), *_broken_guarantees(self.raw)]
+        problems = [*_addresses(self.bootstrap_servers), *_twice(self.raw), *_broken_guarantees(self.raw)]
         if self.instance_id and str(self.raw.get("group.protocol", "classic")).lower() == "consumer":
             problems.append(
                 "group.protocol=consumer together with an instance id: a replica that died without leaving is refused "
@@ -194,6 +195,21 @@ class KafkaConfig:
 def _plain(value: Any) -> Any:
     """JSON's true is librdkafka's ``true``, not Python's ``True``."""
     return str(value).lower() if isinstance(value, bool) else value
+
+
+_ADDRESS: Final = re.compile(
+    r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([\w.-]+|\[[0-9a-fA-F:.%]+\])(:[0-9]{1,5})?"
+)
+
+
+def _addresses(servers: str) -> list[str]:
+    """What of the bootstrap servers librdkafka would never reach, and would not say why."""
+    wrong = [address for address in map(str.strip, servers.split(",")) if address and not _ADDRESS.fullmatch(address)]
+    return [
+        f"bootstrap_servers: {address!r} is no address of a broker; write host:port, several with commas "
+        "(KAFKASAGA_BOOTSTRAP_SERVERS, --bootstrap-servers)"
+        for address in wrong
+    ]
 
 
 def _twice(raw: Mapping[str, Any]) -> list[str]:

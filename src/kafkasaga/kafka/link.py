@@ -79,6 +79,8 @@ class Link:
         """Why the client can do nothing any more."""
         self.refusal: str | None = None
         """Why no broker lets us in, or why we do not trust any, and what to do; None when one answered since."""
+        self.reason: str | None = None
+        """Why the last connection failed, in librdkafka's words."""
         self.lost_a_leader = False
         """Whether the client will never write to some partition again, although Kafka is there."""
         self._role = role
@@ -111,8 +113,10 @@ class Link:
         elif (remedy := _REMEDIES.get(error.code())) is not None:
             said = self.config.masked(_ELAPSED.sub("", error.str()))
             self.refusal = f"Kafka at {self.config.bootstrap_servers} cannot be used: {said}; {remedy}"
-        elif error.code() == KafkaError._RESOLVE:
-            self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
+        elif error.code() in (KafkaError._RESOLVE, KafkaError._TRANSPORT):
+            self.reason = self.config.masked(_ELAPSED.sub("", error.str()))
+            if error.code() == KafkaError._RESOLVE and self._role != "admin":  # its caller says it
+                self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
         else:
             logger.debug("%s: %s", self._role, self.config.masked(error.str()))
 
@@ -150,7 +154,7 @@ class Link:
         """A broker that did not answer, or will not."""
         if self.refusal is not None:
             return BrokerRefused(self.refusal)
-        text = self.config.masked(code_of(error).str())
+        text = self.reason or self.config.masked(code_of(error).str())
         return BrokerUnavailable(f"Kafka at {self.config.bootstrap_servers} did not answer while {doing}: {text}")
 
     def trouble(self, text: str) -> None:

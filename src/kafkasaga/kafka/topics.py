@@ -124,7 +124,7 @@ class Topics:
                 if self._link.refusal is not None or time.monotonic() > deadline:
                     raise self._link.unavailable(error, "it was asked for its topics") from None
             else:
-                self._link.refusal = None
+                self._link.refusal = self._link.reason = None
                 return found
 
     def _refusal(self, name: str, future: Future[None]) -> str | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import structlog
 
@@ -39,7 +40,7 @@ from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.retention import check_retention, retention_of
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.runtime.watchdog import Watchdog
-from kafkasaga.settings import Settings
+from kafkasaga.settings import PREFIX, Settings
 from kafkasaga.stores import SqlStore, create_store
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ log = structlog.get_logger("kafkasaga.service")
 
 Role = Literal["consumer", "relay", "timekeeper", "pruner"]
 ROLES: tuple[Role, ...] = ("consumer", "relay", "timekeeper", "pruner")
+
+
+BROKER_SECONDS: Final = 1.0
+"""At the start, for the broker to answer one question: so long may a signal have to wait."""
+FIRST_WAIT: Final = 0.2
+LONGEST_WAIT: Final = 5.0
+"""Seconds between attempts to reach what is away at the start: doubled each time."""
+FIRST_SILENCE: Final = 2.0
+LONGEST_SILENCE: Final = 30.0
+"""Seconds between two lines that say so: doubled each time."""
 
 
 def end_process() -> None:
@@ -109,17 +120,16 @@ class Runner:
             ConfigurationError: if something is not as it must be.
         """
         service, settings = self._service, self._settings
-        url = settings.database_url.get_secret_value()
-        if not url:
-            raise ConfigurationError(
-                "no database: set KAFKASAGA_DATABASE_URL, e.g. postgresql+psycopg://user@host/orders"
-            )
-        if not settings.bootstrap_servers:
-            raise ConfigurationError("no broker: set KAFKASAGA_BOOTSTRAP_SERVERS, e.g. localhost:9092")
+        _check_complete(settings)
+        topics = Topics(settings, timeout=BROKER_SECONDS)
         if "pruner" in self._roles:
             check_retention(self._keep, service.definitions.values(), service.parking)
-        self._store = store = create_store(url, service.outbox.tables)
-        checks = (("database", store.check_schema), ("database", self._check_versions), ("broker", self._check_topics))
+        self._store = store = create_store(settings.database_url.get_secret_value(), service.outbox.tables)
+        checks = (
+            ("database", store.check_schema),
+            ("database", self._check_versions),
+            ("broker", lambda: self._check_topics(topics)),
+        )
         if not all(self._patiently(what, check) for what, check in checks):
             return False
         for role in self._roles:
@@ -176,20 +186,22 @@ class Runner:
 
     def _patiently(self, what: str, check: Callable[[], None]) -> bool:
         """Run a check of the start; wait while what it asks is away. False if it was told to stop meanwhile."""
-        wait, said = 0.2, False
+        clock, wait, silence = SystemClock(), FIRST_WAIT, FIRST_SILENCE
+        say_at = clock.monotonic()
         while True:
             try:
                 check()
             except (BrokerRefused, DatabaseRefused) as error:
                 raise ConfigurationError(str(error)) from None
             except EnvironmentUnavailable as error:
-                if not said:
-                    log.warning("waiting for what is away", what=what, error=str(error))
-                said = True
+                if clock.monotonic() >= say_at:
+                    log.warning("waiting for what is away: trying again, Ctrl-C stops", what=what, error=str(error))
+                    say_at = clock.monotonic() + silence
+                    silence = min(silence * 2, LONGEST_SILENCE)
                 with suppress(Empty):
                     self._ended.get(timeout=wait)
                     return False
-                wait = min(wait * 2, 5.0)
+                wait = min(wait * 2, LONGEST_WAIT)
             else:
                 return True
 
@@ -208,14 +220,20 @@ class Runner:
                 "add their classes to Service(sagas=[…]) until they have ended"
             )
 
-    def _check_topics(self) -> None:
+    def _check_topics(self, topics: Topics) -> None:
         service = self._service
-        missing = Topics(self._settings).missing(service.reads | service.writes)
+        missing = topics.missing(service.reads | service.writes)
         if missing:
             raise TopicsError(
                 f"service {service.name!r} needs topics that do not exist: {', '.join(missing)}; make them with "
-                "kafkasaga topics create <module:service>"
+                f"kafkasaga topics create {_target(service)}{self._servers_option()}"
             )
+
+    def _servers_option(self) -> str:
+        """What the command needs that the environment does not say."""
+        servers = self._settings.bootstrap_servers
+        known = os.environ.get(f"{PREFIX}BOOTSTRAP_SERVERS") == servers
+        return "" if known else f" --bootstrap-servers {servers}"
 
     def _build(self, role: Role, store: SqlStore) -> _Loop:
         service, settings = self._service, self._settings
@@ -253,3 +271,23 @@ class Runner:
                     return {place: end for place, end in topics.ends(replies).items() if end > starts.get(place, 0)}
 
                 return Timekeeper(service.name, store, unread_ends, service.definitions, sender, batches)
+
+
+def _check_complete(settings: Settings) -> None:
+    missing: list[str] = []
+    if not settings.database_url.get_secret_value():
+        missing.append("no database: set KAFKASAGA_DATABASE_URL, e.g. postgresql+psycopg://user@host/orders")
+    if not settings.bootstrap_servers:
+        missing.append("no broker: set KAFKASAGA_BOOTSTRAP_SERVERS, e.g. localhost:9092")
+    if missing:
+        raise ConfigurationError("\n".join(missing))
+
+
+def _target(service: Service) -> str:
+    """``module:name`` of a service, if some module has it under a name."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name != "__main__":
+            for name, value in list(vars(module).items()):
+                if value is service:
+                    return f"{module_name}:{name}"
+    return "<module:service>"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -59,7 +59,7 @@ class Service:
         parking: how often, and how far apart, a parked message is tried again.
 
     Raises:
-        DefinitionError: for a bad name, or two sagas of one name and version.
+        DefinitionError: for a bad name, sagas that are none, or two of one name and version.
     """
 
     def __init__(
@@ -83,9 +83,11 @@ class Service:
             self.outbox.codec = self.codec
         elif codec is not None and self.outbox.codec is not codec:
             raise DefinitionError(f"service {name!r} and its outbox have different codecs; give it to one of them")
-        self.sagas = tuple(sagas)
+        self.sagas = _checked(name, sagas)
         self._handlers: list[Handler] = []
-        self.definitions: Mapping[tuple[str, int], Definition] = definitions_by_version(s.definition for s in sagas)
+        self.definitions: Mapping[tuple[str, int], Definition] = definitions_by_version(
+            saga.definition for saga in self.sagas
+        )
         self._sender = Sender(name, self.codec, SystemClock(), self.outbox.place)
 
     @overload
@@ -247,3 +249,20 @@ def _key(definition: Definition, state: SagaState) -> str:
             "give it the id of its entity: all sagas without one would be one"
         )
     return str(value)
+
+
+def _checked(service: str, sagas: object) -> tuple[type[Saga[Any]], ...]:
+    """What was given as ``sagas=``: a list of saga classes, each once."""
+    if not isinstance(sagas, Iterable) or isinstance(sagas, type | str):
+        shown = _shown(sagas)
+        raise DefinitionError(f"service {service!r}: sagas={shown} is not a list; write sagas=[{shown}]")
+    given: tuple[Any, ...] = tuple(sagas)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if strange := [_shown(saga) for saga in given if not (isinstance(saga, type) and issubclass(saga, Saga))]:
+        raise DefinitionError(f"service {service!r}: {', '.join(strange)} in sagas= is not a Saga class")
+    if twice := [_shown(saga) for n, saga in enumerate(given) if saga in given[:n]]:
+        raise DefinitionError(f"service {service!r}: {', '.join(twice)} is in sagas= twice; name each once")
+    return given
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)

@@ -12,6 +12,7 @@ when one of them turns out to be dead.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
@@ -47,7 +48,7 @@ def create_library_engine(
     """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); ``options`` go to ``create_engine``.
 
     Raises:
-        ConfigurationError: for another kind of database.
+        ConfigurationError: for another kind of database, one without its driver, or a file that cannot be there.
     """
     parsed = _parsed(url)
     # What a statement carries is business data: it belongs neither into a log nor into the error of a parked message.
@@ -63,23 +64,50 @@ def create_library_engine(
 
 def _parsed(url: str | URL) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError):  # whose texts may hold the password
         raise ConfigurationError(
             "the database URL cannot be read; write it like postgresql+psycopg://user:password@host:5432/database "
             "or sqlite:///file.db, with %-escapes for special characters in the password"
         ) from None
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite(parsed)
+    return parsed
+
+
+def _check_sqlite(url: URL) -> None:
+    """What SQLite would not open, or SQLAlchemy not understand."""
+    if url.host:
+        raise ConfigurationError(
+            f"the database URL sqlite://{url.host} names a host; a file has three slashes: sqlite:///{url.host} "
+            "(four, if its path begins with one)"
+        )
+    file = sqlite_file(url)
+    if file is not None and not file.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {file.parent} for the database {file}; make it, or correct it")
+    if file is not None and file.is_dir():
+        raise ConfigurationError(f"the database {file} is a folder; name a file in it")
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """The file that an SQLite URL names; None for a database in memory, a URI, or another kind of database."""
+    if url.get_backend_name() != "sqlite" or in_memory(url) or (url.database or "").startswith("file:"):
+        return None
+    return Path(url.database or "")
 
 
 def _postgresql(url: URL, lock_timeout: float, idle_timeout: float, options: dict[str, Any]) -> Engine:
     given = options.pop("connect_args", {})
     libpq = {name: value for name, value in _LIBPQ.items() if name not in url.query}
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        isolation_level="READ COMMITTED",  # claims wait for each other and then see what the other one left
-        connect_args={**libpq, **given},
-        **options,
-    )
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            isolation_level="READ COMMITTED",  # claims wait for each other and then see what the other one left
+            connect_args={**libpq, **given},
+            **options,
+        )
+    except ImportError as error:
+        raise ConfigurationError(f'PostgreSQL needs psycopg: pip install "kafkasaga[postgresql]" ({error})') from None
     settings = {
         "lock_timeout": _milliseconds(lock_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(idle_timeout),

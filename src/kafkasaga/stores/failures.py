@@ -102,5 +102,15 @@ def _ours(kind: type[KafkasagaError], error: DBAPIError) -> KafkasagaError:
     return kind(_first_line(error))
 
 
+_MISSING_TABLE: Final = "42P01"
+"""undefined_table"""
+
+
+def says_missing_table(error: BaseException | None) -> bool:
+    """Whether an error of the driver's says that a table is not there."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state == _MISSING_TABLE or (isinstance(error, sqlite3.OperationalError) and "no such table" in str(error))
+
+
 def _first_line(error: DBAPIError) -> str:
     return str(error.orig).partition("\n")[0]

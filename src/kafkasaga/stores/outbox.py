@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, SessionTransaction, registry
 
 from kafkasaga.messages import Codec, Envelope, JsonCodec, Message, contract_of, key_of, write_headers
 from kafkasaga.stores.outbox_rows import headers_to_text
+from kafkasaga.stores.remedies import remember
 from kafkasaga.stores.schema import Tables
 from kafkasaga.stores.sessions import sync_session
 from kafkasaga.stores.wake import wake_after_commit
@@ -130,6 +131,7 @@ class Outbox:
         self.source = source
         self.codec = codec
         self._row = _row_class(self.tables)
+        remember(self.tables)
 
     @property
     def place(self) -> Place:

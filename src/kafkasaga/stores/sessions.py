@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
+from kafkasaga.errors import DefinitionError
+
 __all__ = ["Session", "is_async_session_type", "is_session_type", "sync_session"]
 
 if TYPE_CHECKING:  # importing it at run time fails without greenlet
@@ -26,5 +28,16 @@ def is_async_session_type(hint: Any) -> bool:
 
 
 def sync_session(session: Session | AsyncSession) -> Session:
-    """The session that does the work: an AsyncSession is a face of one."""
-    return session if isinstance(session, Session) else session.sync_session
+    """The session that does the work: an AsyncSession is a face of one.
+
+    Raises:
+        DefinitionError: for anything else.
+    """
+    given: Any = session
+    found: Any = given if isinstance(given, Session) else getattr(given, "sync_session", None)
+    if not isinstance(found, Session):
+        raise DefinitionError(
+            f"the outbox publishes in the transaction of a Session or an AsyncSession; a {type(given).__name__} is "
+            "neither: with Session(engine) as session, session.begin(): outbox.publish(session, …)"
+        )
+    return found

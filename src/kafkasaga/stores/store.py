@@ -19,7 +19,7 @@ from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.acts import ParkedActs
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.dialects import begin_writing
-from kafkasaga.stores.engine import create_library_engine
+from kafkasaga.stores.engine import create_library_engine, in_memory
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.handler_session import HandlerSession
 from kafkasaga.stores.offsets import Offsets
@@ -60,6 +60,11 @@ class SqlStore:
         self._retention = Retention(self._sql)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the database ends with this process."""
+        return self.engine.dialect.name == "sqlite" and in_memory(self.engine.url)
 
     @contextmanager
     def begin(self) -> Generator[SqlUnitOfWork]:

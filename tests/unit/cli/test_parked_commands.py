@@ -157,3 +157,8 @@ def test_the_status_says_whether_a_person_is_needed(desk: Desk) -> None:
     assert "parked messages: 1" in desk.run("status")
     desk.park(ParkedStatus.DEAD)
     assert "dead messages: 1" in desk.run("status", status=1)
+
+
+def test_tables_are_not_made_in_memory() -> None:
+    result = CliRunner().invoke(app, ["db", "upgrade", "--database-url", "sqlite://"])
+    assert "lives in memory" in str(result.exception)

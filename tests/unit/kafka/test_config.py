@@ -199,3 +199,18 @@ def test_a_client_that_lost_a_leader_for_good_is_known_by_what_librdkafka_says()
     assert not link.lost_a_leader
     log.log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "Partition orders(x)[2]: new leader-1 not found in cache")
     assert link.lost_a_leader
+
+
+@pytest.mark.parametrize(
+    "servers", ["http://localhost:9092", "localhost:9092/x", "local host:1", "a:b", "a:1,ftp://b:2"]
+)
+def test_an_address_that_is_none_is_refused_at_once(servers: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no address of a broker; write host:port"):
+        KafkaConfig.of(Broker(servers, {}))
+
+
+@pytest.mark.parametrize(
+    "servers", ["localhost:9092", "a-1.example.org:1, b:2", "[::1]:9092", "SASL_SSL://b:9093", "kafka"]
+)
+def test_addresses_of_brokers_are_accepted(servers: str) -> None:
+    assert KafkaConfig.of(Broker(servers, {})).bootstrap_servers == servers

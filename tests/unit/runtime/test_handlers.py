@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.orm import Session
 
-from kafkasaga import DefinitionError, Message, Outbox, Service
+from kafkasaga import DefinitionError, Message, Outbox, Saga, SagaState, Service, Step
 
 if TYPE_CHECKING:
     from decimal import Decimal as Money
@@ -167,3 +167,26 @@ def test_a_forgotten_return_is_an_error(annotation: Any, many: bool, answer: Any
 )
 def test_a_handler_that_says_so_may_answer_nothing(annotation: Any, many: bool, answer: Any) -> None:
     assert answering(annotation, answer, many=many) == [()]
+
+
+class Noted(SagaState):
+    id: str
+
+
+class Asking(Saga[Noted], name="asking", version=1, starts_on=Ask):
+    ask = Step[Noted](command=lambda s: Ask(id=s.id), succeeds_on=Yes, kind="read-only")
+    flow = ask
+
+
+@pytest.mark.parametrize(
+    ("sagas", "said"),
+    [
+        (Asking, r"sagas=Asking is not a list; write sagas=\[Asking\]"),
+        ([Asking, Asking], "Asking is in sagas= twice"),
+        ([Ask], "Ask in sagas= is not a Saga class"),
+        (["asking"], "'asking' in sagas= is not a Saga class"),
+    ],
+)
+def test_sagas_that_are_none_are_refused(sagas: Any, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        Service("asks", sagas=sagas)

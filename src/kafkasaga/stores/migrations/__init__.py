@@ -15,7 +15,9 @@ from sqlalchemy.schema import CreateSchema
 
 from kafkasaga.errors import SchemaError
 from kafkasaga.stores.dialects import begin_writing
+from kafkasaga.stores.engine import sqlite_file
 from kafkasaga.stores.failures import translated
+from kafkasaga.stores.remedies import upgrade_command
 from kafkasaga.stores.schema import Tables
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ def check(engine: Engine, tables: Tables) -> None:
     Raises:
         SchemaError: if they are missing, old, or newer than this version; it names the remedy.
     """
+    file = sqlite_file(engine.url)
+    if file is not None and not file.exists():  # to look into it would make it
+        raise SchemaError(f"there is no database {file}; make it: {upgrade_command(engine, tables)}")
     if _is_current(engine, tables):
         return
     with translated(), engine.connect() as connection:
@@ -94,14 +99,15 @@ def _problem(connection: Connection, tables: Tables) -> str | None:
     if current is None:
         if foreign := _foreign(connection, tables):
             return foreign
-        return f"{where} does not have kafkasaga's tables; create them: {_remedy(tables)}"
+        return f"{where} does not have kafkasaga's tables; create them: {upgrade_command(connection.engine, tables)}"
     if current not in {script.revision for script in scripts.walk_revisions()}:
         return (
             f"{where}: kafkasaga's tables are at version {current!r}, which is newer than this kafkasaga; "
             "upgrade the kafkasaga package"
         )
     if current != scripts.get_current_head():
-        return f"{where}: kafkasaga's tables are at the old version {current!r}; run: {_remedy(tables)}"
+        remedy = upgrade_command(connection.engine, tables)
+        return f"{where}: kafkasaga's tables are at the old version {current!r}; run: {remedy}"
     there = inspect(connection).get_table_names(schema=tables.schema)
     missing = [table.name for table in tables.all if table.name not in there]
     if missing:
@@ -132,12 +138,6 @@ def _revision(connection: Connection, tables: Tables) -> str | None:
 
 def _where(connection: Connection, tables: Tables) -> str:
     return f"database {connection.engine.url.database!r}" + (f", schema {tables.schema!r}" if tables.schema else "")
-
-
-def _remedy(tables: Tables) -> str:
-    schema = f" --schema {tables.schema}" if tables.schema else ""
-    prefix = f" --prefix {tables.prefix}" if tables.prefix else ""
-    return f"kafkasaga db upgrade{schema}{prefix}"
 
 
 def _config() -> Config:
