@@ -104,15 +104,28 @@ def show(console: Console, facts: Facts, check: Check, customers: Customers) -> 
     examples = {order.status: order.order_id for order in ended}
     for status, order_id in examples.items():
         console.print(_story_table(status, order_id, check))
+    console.print(EMPTY, soft_wrap=True)
     console.print(_outcome_table(facts))
     console.print(_invariant_table(facts))
     latency, speed = facts.latency_ms, f"{facts.orders_per_second:.0f} orders/s, {facts.sagas_per_second:.0f} sagas/s"
     console.print(
         f"latency p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms · {speed} · {facts.duration_s:.1f} s in all"
     )
+    console.print(LATENCY, soft_wrap=True)
     if facts.kills:
         each = ", ".join(f"{name} {count}" for name, count in facts.kills_by_service.items())
         console.print(f"killed {facts.kills} times ({each}); {facts.requests_repeated} requests had to be repeated")
+    console.print(NEXT, soft_wrap=True, highlight=False)
+
+
+EMPTY = "(empty): there was nothing to undo, so the library answered, and the service's function was not called."
+LATENCY = "p50: half of the orders had ended so long after their request; the others were under way at the same time"
+NEXT = """
+what next
+  docs/tutorial/first-saga.md         build a saga of your own, in fifteen minutes
+  kafkasaga demo --chaos              the same, while every service is killed again and again
+  kafkasaga saga list, kafkasaga saga show
+                                      what your own services' sagas do (the demo's databases are deleted)"""
 
 
 def _story_table(status: Status, order_id: UUID, check: Check) -> Table:
