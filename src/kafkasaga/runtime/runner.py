@@ -118,8 +118,11 @@ class Runner:
 
         Raises:
             ConfigurationError: if something is not as it must be.
+            DefinitionError: if a saga's functions use names that nobody defines.
         """
         service, settings = self._service, self._settings
+        for definition in service.definitions.values():
+            definition.check_names()
         _check_complete(settings)
         topics = Topics(settings, timeout=BROKER_SECONDS)
         if "pruner" in self._roles:

@@ -19,7 +19,9 @@ from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message, SagaState, contract_of
 from kafkasaga.saga import lint
 from kafkasaga.saga.flow import AnyLeaf, Cancellation, Ends, Flow, LocalStep, Messages, Step, WaitFor, reply_tables
+from kafkasaga.saga.functions import Written, written_in
 from kafkasaga.saga.keywords import declared
+from kafkasaga.saga.names import check_names
 from kafkasaga.saga.plan import Fan, Node, compile_plan, fans_around, leaves
 
 St = TypeVar("St", bound=SagaState)
@@ -40,6 +42,16 @@ class Definition:
     steps: Mapping[str, AnyLeaf]
     fans: Mapping[str, tuple[Fan, ...]] = field(repr=False)
     """The fan-outs around each step, outermost first."""
+    functions: tuple[Written, ...] = field(default=(), repr=False)
+    """The user's functions."""
+
+    def check_names(self) -> None:
+        """To be called when everything has been imported.
+
+        Raises:
+            DefinitionError: if its functions use names that nobody defines.
+        """
+        check_names(self.name, self.functions)
 
     @cached_property
     def replies(self) -> tuple[type[Message], ...]:
@@ -151,7 +163,8 @@ class Saga(Generic[St]):
         used = {leaf.name: leaf.step for leaf in leaves(plan)}
         fans = dict(fans_around(plan))
         ends = cast("Ends[Any]", body.get("ends", Ends[Any]()))
-        cls.definition = Definition(name, version, starts_on, state or SagaState, plan, ends, used, fans)
+        functions = tuple(written_in(used, flow, ends))
+        cls.definition = Definition(name, version, starts_on, state or SagaState, plan, ends, used, fans, functions)
 
     if not TYPE_CHECKING:
         __init_subclass__ = declared("Saga", __init_subclass__)

@@ -55,6 +55,7 @@ class Scenario(Generic[St]):
 
     def __init__(self, saga: type[Saga[St]]) -> None:
         self._definition: Definition = saga.definition
+        self._definition.check_names()
         self._instance: Instance | None = None
         self._now = EPOCH
         self._session: Any = _NoSession()
