@@ -57,7 +57,7 @@ def test_a_near_name_is_suggested() -> None:
 
 def sets_it_later() -> None:
     global set_later  # noqa: PLW0603
-    set_later = 1
+    set_later = 1  # type: ignore[name-defined]
 
 
 class Taken:
@@ -66,7 +66,7 @@ class Taken:
 
 
 def closing(inner: str) -> Any:
-    return lambda s: (inner, s.attribute, len(s), [Pay for _ in s], Below, set_later)
+    return lambda s: (inner, s.attribute, len(s), [Pay for _ in s], Below, set_later)  # type: ignore[name-defined]
 
 
 @pytest.mark.parametrize("function", [closing("x"), Taken().method, partial(closing, "x"), len, Release, None])
