@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from kafkasaga import Service
-from kafkasaga.errors import SerializationConflict
+from kafkasaga.errors import KafkasagaError, SerializationConflict
 from kafkasaga.messages import Operation
 from kafkasaga.runtime import progress
 from kafkasaga.saga.instance import saga_id
@@ -19,6 +19,7 @@ from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import (
     DEADLINE,
     Begun,
+    Buy,
     Ledger,
     Node,
     NotReserved,
@@ -26,6 +27,7 @@ from tests.unit.runtime.kit import (
     Released,
     Reserve,
     Reserved,
+    State,
     VirtualClock,
     context,
     orchestrator,
@@ -153,3 +155,25 @@ def test_a_forgotten_reply_parks_its_command(broker: MemoryBroker, clock: Virtua
     send(broker, Reserve(id="one"), saga=context(uuid4()))
     node.consume()
     assert "returned None, which its annotation does not name" in node.parked()[0].error
+
+
+def test_a_reply_without_a_key_parks_its_command(broker: MemoryBroker, clock: VirtualClock) -> None:
+    service = Service("svc", outbox=Ledger().outbox)
+
+    @service.handler
+    def reserve(command: Reserve, session: Session) -> Reserved:
+        return Reserved(id="")
+
+    node = Node(service, broker, clock)
+    send(broker, Reserve(id="one"), saga=context(uuid4()))
+    node.consume()
+    assert "a Reserved has id='', which is its key" in node.parked()[0].error
+
+
+def test_a_saga_is_not_started_from_a_state_without_a_key(broker: MemoryBroker, clock: VirtualClock) -> None:
+    node = orchestrator(broker, clock)
+    with (
+        Session(node.store.engine) as session,
+        pytest.raises(KafkasagaError, match="id='', which is its correlation key"),
+    ):
+        node.service.start(session, Buy, State(id=""))

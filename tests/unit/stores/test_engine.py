@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from kafkasaga import ConfigurationError, DefinitionError, Message, Outbox
+from kafkasaga import ConfigurationError, DefinitionError, KafkasagaError, Message, Outbox
 from kafkasaga.errors import SchemaError
 from kafkasaga.stores import create_store
 
@@ -109,3 +109,9 @@ def test_what_is_published_is_a_message() -> None:
         pytest.raises(DefinitionError, match="a dict is not a Message"),
     ):
         outbox.publish(session, {"id": "1"})
+
+
+def test_what_is_published_has_a_key() -> None:
+    outbox = Outbox(MetaData())
+    with Session(create_engine("sqlite://")) as session, pytest.raises(KafkasagaError, match="id='', which is its key"):
+        outbox.publish(session, Told(id=""))
