@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
@@ -97,6 +98,39 @@ def test_failure_of_the_callback_is_raised_by_the_next_poll_and_nothing_is_read_
     consumer.close()
     assert values == [b"2"]
     assert len(calls) == 3
+
+
+class Refusing:
+    """A client of librdkafka whose second call fails."""
+
+    def __init__(self, client: Any) -> None:
+        self._client, self.calls = client, 0
+
+    def consume(self, limit: int, timeout: float) -> list[Message]:
+        self.calls += 1
+        if self.calls == 2:
+            raise KafkaException(KafkaError(KafkaError._FAIL))
+        found: list[Message] = self._client.consume(limit, timeout)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def test_a_failure_to_fetch_loses_nothing_that_was_fetched(broker: Broker) -> None:
+    topic = broker.topic(1)
+    fill(broker, topic, [b"1", b"2"])
+    with Member(broker, unique("group"), [topic]) as member:
+        member.joined()
+        consumer = member.consumer
+        client = consumer._consumer = Refusing(consumer._consumer)  # type: ignore[assignment]
+        client.calls = 2
+        found = consumer.poll(1, WITHIN)
+        client.calls = 0
+        found += consumer.poll(2, WITHIN)
+        with pytest.raises(BrokerUnavailable, match="records were to be fetched"):
+            consumer.poll(2, WITHIN)
+        assert [record.value for record in found] == [b"1", b"2"]
 
 
 def test_partitions_that_could_not_begin_can_be_given_up(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

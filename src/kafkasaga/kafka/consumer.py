@@ -62,17 +62,22 @@ class KafkaConsumer:
 
         Raises:
             ConfigurationError: if another process uses the same instance id, or librdkafka gave up for good.
+            BrokerUnavailable: if librdkafka could not fetch; an unreachable broker alone is no error, just silence.
         """
         self._raise_failure()
         if self._waiting:
             self._begin()
         self._link.probe(self._consumer)
-        messages = self._consumer.consume(1, timeout)
-        if messages and limit > 1:
-            try:
+        messages: list[Message[Any, Any]] = []
+        try:
+            messages += self._consumer.consume(1, timeout)
+            if messages and limit > 1:
                 messages += self._consumer.consume(limit - 1, 0)
-            except KafkaException as error:
-                self._failure = error
+        except KafkaException as error:
+            failure = self._link.unavailable(error, "records were to be fetched")
+            if not messages:
+                raise failure from error
+            self._failure = failure
         return [record for message in messages if (record := self._taken(message)) is not None]
 
     def positions(self) -> dict[TopicPartition, int]:

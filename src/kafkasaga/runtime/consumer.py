@@ -65,12 +65,7 @@ class ConsumerLoop:
 
     def step(self, timeout: float) -> int:
         """One batch; returns how many records it had."""
-        try:
-            records = self._consumer.poll(self._batch_size, timeout)
-        except BrokerUnavailable as error:
-            log.warning("broker is away", error=str(error))
-            self._clock.wait(self._stopping, FIRST_WAIT)
-            return 0
+        records = self._poll(self._batch_size, timeout)
         if records:
             self._commit(records)
         else:
@@ -78,6 +73,15 @@ class ConsumerLoop:
         self._backpressure.look(self._held, parked=self._batches.parked)
         self._batches.parked = False
         return len(records)
+
+    def _poll(self, limit: int, timeout: float) -> list[Record]:
+        """What is there; nothing while the broker is away."""
+        try:
+            return self._consumer.poll(limit, timeout)
+        except BrokerUnavailable as error:
+            log.warning("broker is away", error=str(error))
+            self._clock.wait(self._stopping, FIRST_WAIT)
+            return []
 
     def _commit(self, records: Sequence[Record]) -> None:
         """Commit a batch, however long the database is away. Offsets stay where they are meanwhile (invariant I5)."""
@@ -132,7 +136,7 @@ class ConsumerLoop:
 
     def _idle(self, seconds: float) -> list[Record]:
         """Wait, but stay a member of the group. Everything is paused; a record that comes all the same is kept."""
-        return [] if self._stopping.is_set() else self._consumer.poll(1, seconds)
+        return [] if self._stopping.is_set() else self._poll(1, seconds)
 
     def _assigned(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Where to read on: the database knows what it has, whatever Kafka remembers."""

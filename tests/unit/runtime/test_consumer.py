@@ -11,10 +11,11 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from kafkasaga import Service
-from kafkasaga.errors import DatabaseUnavailable, KafkasagaError, SerializationConflict
+from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, KafkasagaError, SerializationConflict
+from kafkasaga.messages import Record
 from kafkasaga.ports import TopicPartition, UnitOfWork
 from kafkasaga.testing.broker import MemoryBroker
-from tests.unit.runtime.kit import Ledger, Node, Reserve, VirtualClock, send
+from tests.unit.runtime.kit import Ledger, Node, Reserve, VirtualClock, send, until
 
 PLACE = TopicPartition("reserve", 0)
 
@@ -219,3 +220,20 @@ def test_a_partition_without_new_records_is_remembered_as_read(shop: Shop) -> No
     shop.node.loop._read.clear()
     assert shop.node.loop.step(0) == 0
     assert shop.node.store.positions("svc", [PLACE]) == {PLACE: len(log)}
+
+
+@pytest.mark.parametrize("database", ["there", "away"])
+def test_a_client_that_cannot_fetch_is_asked_again(shop: Shop, monkeypatch: pytest.MonkeyPatch, database: str) -> None:
+    failures = [BrokerUnavailable("away"), BrokerUnavailable("away")]
+    poll = shop.node.loop._consumer.poll
+
+    def failing(limit: int, timeout: float) -> list[Record]:
+        if failures and (database == "there" or shop.away < 3):
+            raise failures.pop()
+        return poll(limit, timeout)
+
+    shop.away = 0 if database == "there" else 3
+    monkeypatch.setattr(shop.node.loop._consumer, "poll", failing)
+    sent(shop, "a")
+    until(shop.handled, lambda: shop.node.loop.step(0))
+    assert failures == []
