@@ -11,6 +11,7 @@ from uuid import UUID
 from kafkasaga.clock import SystemClock
 from kafkasaga.errors import ConfigurationError, CorruptLog, KafkasagaError
 from kafkasaga.ports import LogEntry, Parked, Prunable, SagaSummary
+from kafkasaga.runtime import progress
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.pruner import Pruner
@@ -109,7 +110,7 @@ class Operator:
             Unmatched: if there is no such saga.
             KafkasagaError: if the step is not stuck.
         """
-        sender = Sender(service.name, service.codec, SystemClock())
+        sender = Sender(service.name, service.codec, SystemClock(), service.outbox.place)
         with self._store.begin() as uow:
             turn = SagaTurn(uow, sender, service.definitions)
             before = turn.instances([id]).get(id)
@@ -119,8 +120,8 @@ class Operator:
                 envelopes = turn.act(id, input)
             except (ValueError, KeyError) as error:
                 raise KafkasagaError(f"saga {id}, step {input.step!r}: {error}") from error
-            turn.save()
-            uow.add_outbox(envelopes)
+            turn.finish(envelopes)
+        progress.tell(turn.happened)
 
     def verify(self, id: UUID) -> str | None:
         """What is wrong with a saga's log: None if its fold is the stored state (invariant I7).

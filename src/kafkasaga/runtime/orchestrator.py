@@ -126,6 +126,12 @@ class SagaTurn:
             if c.instance is not None and c.entries
         ]
 
+    def finish(self, envelopes: Iterable[Envelope]) -> None:
+        """Write what local steps left in the session, what changed, and what is to be sent of it."""
+        self._uow.flush()
+        self.save()
+        self._uow.add_outbox(self.published.kept(envelopes))
+
     def save(self) -> None:
         """Write what changed."""
         changes = [

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -154,14 +155,8 @@ class Runner:
         Raises:
             BaseException: the failure of a loop, if that is why the service ended.
         """
-        for running in sorted(self._running, key=lambda r: r.role == "relay"):
-            running.loop.stop()
-            if running.thread.is_alive():
-                running.thread.join(self._settings.shutdown_timeout)
-            if running.thread.is_alive():
-                log.error(
-                    "loop did not end in time; what it had begun is repeated after the next start", role=running.role
-                )
+        self._end([running for running in self._running if running.role != "relay"])
+        self._end([running for running in self._running if running.role == "relay"])
         self._running.clear()
         self._watchdog.stop()
         if self._store is not None:
@@ -173,6 +168,19 @@ class Runner:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+    def _end(self, loops: Sequence[_Running]) -> None:
+        """Tell loops to end, all at once, and wait for them."""
+        for running in loops:
+            running.loop.stop()
+        deadline = time.monotonic() + self._settings.shutdown_timeout
+        for running in loops:
+            if running.thread.is_alive():
+                running.thread.join(max(0.0, deadline - time.monotonic()))
+            if running.thread.is_alive():
+                log.error(
+                    "loop did not end in time; what it had begun is repeated after the next start", role=running.role
+                )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

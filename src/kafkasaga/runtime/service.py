@@ -173,9 +173,7 @@ class Service:
         turn = SagaTurn(uow, self._sender, self.definitions)
         key = _key(definition, state) if key is None else key
         saga_id, envelopes = turn.start(definition, key, state, incarnation)
-        uow.flush()
-        turn.save()
-        uow.add_outbox(turn.published.kept(envelopes))
+        turn.finish(envelopes)
         return saga_id
 
     def router(self) -> Router:

@@ -187,10 +187,7 @@ class Timekeeper:
                 # What fell due since then has not passed the gate: its command may be unsent, its reply unread.
                 if _due_steps(instance, now) <= due[id]:
                     outgoing += turn.act(id, Woken(), now)
-            uow.flush()
-            turn.save()
-            if outgoing:
-                uow.add_outbox(turn.published.kept(outgoing))
+            turn.finish(outgoing)
         progress.tell(turn.happened)
 
 

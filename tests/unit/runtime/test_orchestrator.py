@@ -9,20 +9,25 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import MetaData, func, select
 
-from kafkasaga import DefinitionError, Ends, LocalStep, Outbox, Saga, Service, Step, WaitFor
+from kafkasaga import DefinitionError, Ends, LocalStep, Outbox, Saga, Service, Step, WaitFor, exponential
 from kafkasaga.messages import Operation
 from kafkasaga.ports import ParkedStatus, TopicPartition
 from kafkasaga.runtime.operator import Operator
+from kafkasaga.saga.inputs import SkipStuck
 from kafkasaga.saga.instance import SagaStatus, saga_id
 from kafkasaga.stores import Session
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import (
     Begun,
     Buy,
+    Declined,
     Ended,
     Node,
     NotReserved,
     Paid,
+    Pay,
+    Release,
+    Released,
     Reserve,
     Reserved,
     State,
@@ -31,6 +36,7 @@ from tests.unit.runtime.kit import (
     context,
     orchestrator,
     send,
+    until,
 )
 
 
@@ -307,6 +313,52 @@ def test_i15_an_instance_ends_under_the_version_it_began_with(broker: MemoryBrok
     assert (status(node, "old"), status(node, "new")) == (SagaStatus.RUNNING, SagaStatus.COMPLETED)
     assert [record.key for record in broker.records("pay")] == [b"old"], "the step that only its version has"
     assert node.parked() == []
+
+
+# ---- an operator
+
+
+def test_what_an_operator_sets_going_sends_nothing_that_went_with_a_savepoint(
+    broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    outbox = Outbox(MetaData(), prefix="own_")
+
+    def book(state: State, session: Session) -> None: ...
+
+    def unbook(state: State, session: Session) -> None:
+        with session.begin_nested() as savepoint:
+            outbox.publish(session, Ended(id="undone", well=False))
+            savepoint.rollback()
+        outbox.publish(session, Ended(id="unbooked", well=False))
+
+    class Booked(Saga[State], name="booked", version=1, starts_on=Begun):
+        booked = LocalStep[State](book, compensation=unbook)
+        reserve = Step[State](
+            command=lambda s: Reserve(id=s.id),
+            succeeds_on=Reserved,
+            compensation=lambda s: Release(id=s.id),
+            compensated_on=Released,
+            compensation_retry=exponential(attempts=1),
+        )
+        pay = Step[State](command=lambda s: Pay(id=s.id), succeeds_on=Paid, fails_on=Declined, kind="pivot")
+        flow = booked >> reserve >> pay
+        ends = Ends[State](cancelled=lambda s, why: Ended(id="cancelled", well=False))
+
+    node = Node(Service("booked", sagas=[Booked], outbox=outbox), broker, clock)
+    for message in (Begun(id="1"), Reserved(id="1"), Declined(id="1")):
+        send(broker, message)
+        run(node)
+
+    def time_passes() -> None:
+        clock.sleep(3600)
+        node.timekeeper.step()
+        run(node)
+
+    id = saga_id("booked", "1")
+    until(lambda: status(node) is SagaStatus.STUCK, time_passes)
+    Operator(node.store).settle(node.service, id, SkipStuck("reserve", by="eve", why="tried"))
+    node.publish()
+    assert [record.key for record in broker.records("ended")] == [b"unbooked", b"cancelled"]
 
 
 # ---- verify
