@@ -57,7 +57,9 @@ def librdkafka_defaults() -> str:
         ("producer", config.PRODUCER_DEFAULTS, "yes"),
         ("producer", config.PRODUCER_FIXED, "no"),
     ):
-        lines += [f"| `{name}` | {client} | `{_plain(value)}` | {yours} |" for name, value in given.items()]
+        for name, value in given.items():
+            wins = "yes, within limits" if yours == "yes" and name in config._GUARDS else yours
+            lines.append(f"| `{name}` | {client} | `{_plain(value)}` | {wins} |")
     return "\n".join(lines)
 
 

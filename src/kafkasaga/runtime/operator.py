@@ -1,4 +1,4 @@
-"""What an operator may ask of a service's database, and do to it. Command line and dashboard are its clients."""
+"""What an operator may ask of a service's database, and do to it. The command line is its client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The read side: what the command line and the dashboard show. Nothing here changes anything."""
+"""The read side: what the command line shows. Nothing here changes anything."""
 
 from __future__ import annotations
 

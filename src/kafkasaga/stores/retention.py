@@ -4,8 +4,8 @@ Each piece first locks the rows it will delete, and leaves out those that somebo
 for no lock is part of no dead-lock. A plain ``DELETE … WHERE ended_at < …`` takes locks in the order in which it
 finds rows, and dead-locks with a batch that locks sagas in the order of their ids, or with another one of its kind.
 
-What is old, the database's clock says, which also stamped inbox and barrier: a process whose clock leaps deletes
-nothing.
+What time it is, the database's clock says, which also stamped inbox and barrier: a process whose clock leaps deletes
+nothing of theirs. When a saga ended and a message was parked was said by the process that wrote it.
 """
 
 from __future__ import annotations
