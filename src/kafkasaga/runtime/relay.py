@@ -178,7 +178,7 @@ class Relay:
             self._pages = full
         fresh = self._take(rows)
         if not full:
-            self._blocks.forget_absent(self._lanes.__contains__, now)
+            self._blocks.forget_absent(self._lanes.__contains__, self._skip_topics, now)
         self._rest(quiet=not fresh and not full)
         return fresh or full
 

@@ -2,7 +2,9 @@
 
 A failure of one message holds back its lane; a failure of its topic holds back the whole topic, with one back-off and
 one record (the first row that failed) however many keys the topic has. When the time is over, the topic or lane is on
-trial: read again from its first row. An acknowledgement ends the block, another failure doubles the time.
+trial: read again from its first row. An acknowledgement ends the block, another refusal doubles the time.
+
+A failure that passes (Kafka was away) refuses nothing: what met it is tried again soon, each time, and not recorded.
 
 Bounded (I14): a topic for each topic, and ``MOST_LANES`` lanes. With more, the topic that has the most of them is held
 back as a whole.
@@ -11,7 +13,7 @@ back as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -28,6 +30,8 @@ RETRY_BLOCKED: Final = 5.0
 """Seconds until a row that could not be delivered is tried again: its topic may exist by then. Doubled each time."""
 RETRY_BLOCKED_MOST: Final = 60.0
 """Seconds between attempts in the end."""
+RETRY_PASSING: Final = 1.0
+"""Seconds until a row that met a passing failure is tried again."""
 MOST_LANES: Final = 200
 """Lanes held back one by one; each makes the statement that reads the outbox longer."""
 
@@ -37,6 +41,7 @@ class _Block:
     row: OutboxRow
     until: float
     delay: float
+    """The last pause after a refusal; 0 if there was none, only failures that pass."""
     swept: bool = False
     """On trial since before a sweep that is complete."""
 
@@ -63,7 +68,7 @@ class Blocks:
         if (whole := self._topics.get(row.topic)) is not None and whole.until > now:
             return None  # it was under way when its topic was held back
         lane = (row.topic, row.key)
-        self._lanes[lane] = _renewed(self._lanes.get(lane), row, now)
+        self._lanes[lane] = _renewed(self._lanes.get(lane), row, now, permanent=error.permanent)
         if error.permanent and row.message_id not in self._recorded:
             self._record(row, error.reason, "message cannot be delivered; later ones of its key wait behind it")
         return self._hold_largest(error.reason, now) if len(self._lanes) > MOST_LANES else None
@@ -78,9 +83,11 @@ class Blocks:
         if self._lanes and (block := self._lanes.pop((row.topic, row.key), None)) is not None:
             self._mend(block.row)
 
-    def forget_absent(self, present: Callable[[Lane], bool], now: float) -> None:
-        """After a complete sweep: a lane on trial of which no row is left needs none (a person deleted them)."""
+    def forget_absent(self, present: Callable[[Lane], bool], passed_over: Container[str], now: float) -> None:
+        """After a sweep over all topics but some: a lane on trial of which no row is left (a person deleted them)."""
         for lane, block in list(self._lanes.items()):
+            if lane[0] in passed_over:
+                continue
             if block.until <= now and block.swept and not present(lane):
                 del self._lanes[lane]
                 self._mend(block.row)
@@ -102,22 +109,28 @@ class Blocks:
         known = self._topics.get(row.topic)
         if known is not None and known.until > now:
             return False  # one of the many that were under way together
-        if known is not None and known.row.message_id != row.message_id:
+        if permanent and known is not None and known.row.message_id != row.message_id:
             self._mend(known.row)
-        self._topics[row.topic] = _renewed(known, row, now)
+        self._topics[row.topic] = _renewed(known, row, now, permanent=permanent)
         if permanent and row.message_id not in self._recorded:
             self._record(row, reason, "topic takes no messages; those for it wait")
         return True
 
     def _hold_largest(self, reason: str, now: float) -> str:
-        """Hold back the topic with the most refused lanes as a whole, instead of each of them; returns it."""
-        ((topic, count),) = Counter(topic for topic, _ in self._lanes).most_common(1)
-        blocks = [self._lanes.pop(lane) for lane in list(self._lanes) if lane[0] == topic]
-        for block in blocks:
-            self._mend(block.row)
+        """Hold back the topic with the most failed lanes as a whole, instead of each of them; returns it.
+
+        Of refused lanes, or of those that met a passing failure: of whichever there are more.
+        """
+        refused = 2 * sum(block.delay > 0 for block in self._lanes.values()) > len(self._lanes)
+        lanes = [lane for lane, block in self._lanes.items() if (block.delay > 0) is refused]
+        ((topic, count),) = Counter(topic for topic, _ in lanes).most_common(1)
+        blocks = [self._lanes.pop(lane) for lane in lanes if lane[0] == topic]
+        if refused:
+            for block in blocks:
+                self._mend(block.row)
         first = min((block.row for block in blocks), key=lambda row: row.position)
         why = f"{topic}: held back as a whole, for {count} keys wait behind refused messages; the last: {reason}"
-        self._block_topic(first, why, now, permanent=True)
+        self._block_topic(first, why, now, permanent=refused)
         return topic
 
     def _record(self, row: OutboxRow, reason: str, event: str) -> None:
@@ -131,6 +144,9 @@ class Blocks:
             self._mended[row.message_id] = row
 
 
-def _renewed(known: _Block | None, row: OutboxRow, now: float) -> _Block:
-    delay = RETRY_BLOCKED if known is None else min(2 * known.delay, RETRY_BLOCKED_MOST)
+def _renewed(known: _Block | None, row: OutboxRow, now: float, *, permanent: bool) -> _Block:
+    delay = 0.0 if known is None else known.delay
+    if not permanent:  # it says nothing about an earlier refusal, whose row may be on record
+        return _Block(row if known is None else known.row, now + RETRY_PASSING, delay)
+    delay = min(max(2 * delay, RETRY_BLOCKED), RETRY_BLOCKED_MOST)
     return _Block(row, now + delay, delay)

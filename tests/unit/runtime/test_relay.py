@@ -11,12 +11,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import delete, insert
+from structlog.testing import capture_logs
 
 from kafkasaga import Outbox, Service
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.ports import OutboxRow, RelayQueue, SendError
 from kafkasaga.runtime.relay import Relay
-from kafkasaga.runtime.relay_blocks import MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST
+from kafkasaga.runtime.relay_blocks import MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
 from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
 from tests.unit.runtime.kit import Node, VirtualClock, until
 
@@ -145,17 +146,18 @@ def test_a_blocked_row_that_an_operator_deleted_lets_its_lane_go_on(node: Node, 
 
 
 def test_a_passing_failure_is_tried_again_without_a_record(node: Node, broker: MemoryBroker) -> None:
-    broker.reject = lambda topic, key, value: SendError("timed out", permanent=False)
+    broker.reject = lambda topic, key, value: TIMED_OUT
     for body in ("1", "2"):
         put(node, "t", "k", body)
     node.publish()
     broker.reject = None
-    node.clock.sleep(RETRY_BLOCKED + 1)
+    node.clock.sleep(RETRY_PASSING)
     node.publish()
     assert sent(broker, "t") == ["1", "2"]
     assert node.count("outbox_block") == 0
 
 
+TIMED_OUT = SendError("timed out", permanent=False)
 NO_TOPIC = SendError("no topic", permanent=True, scope="topic")
 TOO_LARGE = SendError("too large", permanent=True)
 
@@ -298,6 +300,47 @@ def test_i14_a_topic_with_many_refused_keys_is_held_back_as_a_whole(node: Node, 
     assert node.count("outbox_block") == 0
 
 
+@pytest.mark.parametrize("keys", [3, 3 * MOST_LANES])
+def test_a_long_outage_blocks_nothing_and_is_over_when_kafka_is_back(
+    node: Node, broker: MemoryBroker, keys: int
+) -> None:
+    records: list[Any] = []
+    relay = node.new_relay(Queue(node, block=lambda real, rows: records.extend(rows)))
+    broker.reject = lambda topic, key, value: TIMED_OUT
+    put_many(node, "t", 2 * keys, keys=keys)
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.05)
+
+    with capture_logs() as logs:
+        for _ in range(20 * 120):  # two minutes
+            step()
+        broker.reject = None
+        until(lambda: node.count("outbox") == 0, step, rounds=60)  # three seconds
+    assert records == []
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
+@pytest.mark.parametrize("late", [TOO_LARGE, TIMED_OUT])
+def test_i10_a_refused_key_stays_on_record_through_an_outage(node: Node, broker: MemoryBroker, late: SendError) -> None:
+    """Whichever comes last: more keys than are held back one by one, of which one is refused and the rest time out."""
+    broker.reject = lambda topic, key, value: TOO_LARGE if value == b"big" else None
+    big = put(node, "t", "big", "big")
+    relay = node.new_relay()
+    until(lambda: node.count("outbox_block") == 1, relay.step)
+    put_many(node, "t", 3 * MOST_LANES)
+    broker.reject = lambda topic, key, value: late if value == b"big" else TIMED_OUT
+    for _ in range(20 * 30):
+        relay.step()
+        node.clock.sleep(0.05)
+        assert node.store.relay_queue().blocked() == {big: "too large"}
+    broker.reject = None
+    node.clock.sleep(RETRY_BLOCKED_MOST)
+    until(lambda: node.count("outbox") == 0, relay.step)
+    assert node.count("outbox_block") == 0
+
+
 def test_i14_the_window_is_bounded_in_bytes(node: Node, broker: MemoryBroker) -> None:
     fetched: list[int] = []
 
@@ -320,7 +363,7 @@ def test_i14_the_window_is_bounded_in_bytes(node: Node, broker: MemoryBroker) ->
 @pytest.mark.parametrize("seed", range(20))
 def test_i04_key_order_survives_topics_that_die_and_come_back(node: Node, broker: MemoryBroker, seed: int) -> None:
     random = Random(seed)
-    errors = [NO_TOPIC, TOO_LARGE, SendError("timed out", permanent=False)]
+    errors = [NO_TOPIC, TOO_LARGE, TIMED_OUT]
     broker.reject = lambda topic, key, value: random.choice(errors) if random.random() < 0.2 else None
     relay = Relay(node.store.relay_queue(), lambda: Slow(broker, random), node.clock, poll_interval=0.001, window=16)
 
