@@ -61,6 +61,10 @@ class RelayQueue(Protocol):
         """The rows were delivered after all: forget that they were blocked."""
         ...
 
+    def unblock_absent(self) -> set[UUID]:
+        """Forget the blocked rows that are in the outbox no more, for a person deleted them; returns their ids."""
+        ...
+
     def blocked(self) -> dict[UUID, str]:
         """The blocked rows' message ids, and why."""
         ...

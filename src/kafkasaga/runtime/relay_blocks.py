@@ -32,6 +32,8 @@ RETRY_BLOCKED_MOST: Final = 60.0
 """Seconds between attempts in the end."""
 RETRY_PASSING: Final = 1.0
 """Seconds until a row that met a passing failure is tried again."""
+LOOK_FOR_ABSENT: Final = 30.0
+"""Seconds between looks for rows on record that a person has deleted."""
 MOST_LANES: Final = 200
 """Lanes held back one by one; each makes the statement that reads the outbox longer."""
 
@@ -55,6 +57,8 @@ class Blocks:
         self._recorded: set[UUID] = set(recorded)
         self._to_record: dict[UUID, tuple[OutboxRow, str]] = {}
         self._mended: dict[UUID, OutboxRow] = {}
+        self._look_at: float | None = None
+        self._look_due = False
 
     def held_back(self, now: float) -> tuple[set[str], set[Lane]]:
         """The topics and the lanes that must not be read yet."""
@@ -90,12 +94,13 @@ class Blocks:
                 continue
             if block.until <= now and block.swept and not present(lane):
                 del self._lanes[lane]
-                self._mend(block.row)
             else:
                 block.swept = block.until <= now
+        if self._recorded and (self._look_at is None or self._look_at <= now):
+            self._look_due, self._look_at = True, now + LOOK_FOR_ABSENT
 
     def write(self, queue: RelayQueue) -> None:
-        """Bring ``outbox_block`` up to date: at most two statements, and none if nothing has changed."""
+        """Bring ``outbox_block`` up to date: at most three statements, and mostly none."""
         if self._to_record:
             queue.block(list(self._to_record.values()))
             self._recorded |= self._to_record.keys()
@@ -104,6 +109,9 @@ class Blocks:
             queue.unblock(list(self._mended.values()))
             self._recorded -= self._mended.keys()
             self._mended = {}
+        if self._look_due:
+            self._recorded -= queue.unblock_absent()
+            self._look_due = False
 
     def _block_topic(self, row: OutboxRow, reason: str, now: float, *, permanent: bool) -> bool:
         known = self._topics.get(row.topic)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.stores.bulk import Sql, types
@@ -53,6 +53,9 @@ class OutboxReader:
         self._unblock = sql.bulk(
             "DELETE FROM {outbox_block} WHERE message_id IN (SELECT r.message_id FROM r)", types(block, "message_id")
         )
+        # A lookup for each block. As NOT EXISTS it may become a join that reads the whole backlog.
+        waiting = select(outbox.c.id).where(outbox.c.message_id == block.c.message_id).limit(1).scalar_subquery()
+        self._unblock_absent = delete(block).where(waiting.is_(None)).returning(block.c.message_id)
         self._blocked = select(block.c.message_id, block.c.error)
 
     def fetch(
@@ -104,6 +107,9 @@ class OutboxReader:
 
     def unblock(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
         self._unblock.count(connection, [(row.message_id,) for row in rows])
+
+    def unblock_absent(self, connection: Connection) -> set[UUID]:
+        return set(connection.scalars(self._unblock_absent))
 
     def blocked(self, connection: Connection) -> dict[UUID, str]:
         return {id: error for id, error in connection.execute(self._blocked)}  # noqa: C416 (dict() has no types)
@@ -163,6 +169,11 @@ class SqlRelayQueue:
         if rows:
             with self._writing() as connection:
                 self._reader.unblock(connection, rows)
+
+    def unblock_absent(self) -> set[UUID]:
+        """One statement."""
+        with self._writing() as connection:
+            return self._reader.unblock_absent(connection)
 
     def blocked(self) -> dict[UUID, str]:
         """One statement."""

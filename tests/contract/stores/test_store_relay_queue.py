@@ -138,6 +138,15 @@ class TestRows:
         counts = store.queries().counts()
         assert (counts.outbox, counts.blocked, counts.oldest_unsent) == (2, 1, NOW)
 
+    def test_a_blocked_row_that_is_in_the_outbox_no_more_is_forgotten(self, store: SqlStore, queue: RelayQueue) -> None:
+        publish(store, envelope(key="a"), envelope(key="b"), envelope(key="c"))
+        first, second, third = queue.fetch(0, 10)
+        queue.block([(row, "too large") for row in (first, second, third)])
+        queue.delete([first, third])
+        assert queue.unblock_absent() == {first.message_id, third.message_id}
+        assert queue.unblock_absent() == set()
+        assert queue.blocked() == {second.message_id: "too large"}
+
 
 def test_a08_a_lower_position_that_is_committed_later_is_still_fetched(postgres_store: SqlStore) -> None:
     queue = postgres_store.relay_queue()

@@ -17,7 +17,7 @@ from kafkasaga import Outbox, Service
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.ports import OutboxRow, RelayQueue, SendError
 from kafkasaga.runtime.relay import Relay
-from kafkasaga.runtime.relay_blocks import MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
+from kafkasaga.runtime.relay_blocks import LOOK_FOR_ABSENT, MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
 from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
 from tests.unit.runtime.kit import Node, VirtualClock, until
 
@@ -284,6 +284,37 @@ def test_a10_a_dead_topic_is_tried_less_and_less_often_and_goes_on_in_key_order(
     for k in range(6):
         assert sent(broker, "dead", f"k{k}") == [str(n) for n in range(k, 60, 6)]
     assert node.count("outbox_block") == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("error", [NO_TOPIC, TOO_LARGE])
+def test_a_record_goes_with_the_rows_that_a_person_deletes(
+    node: Node, broker: MemoryBroker, error: SendError, restarted: bool
+) -> None:
+    looks: list[float] = []
+
+    def look(real: Callable[..., set[UUID]]) -> set[UUID]:
+        looks.append(node.clock.monotonic())
+        return real()
+
+    refuse(broker, error, "bad")
+    put_many(node, "bad", 6, keys=2)
+    relay = node.new_relay(Queue(node, unblock_absent=look))
+    until(lambda: node.count("outbox_block") == (1 if error is NO_TOPIC else 2), relay.step)
+    if restarted:
+        relay._stand_back(None)
+    outbox = node.store.tables.outbox
+    with node.store.engine.begin() as connection:
+        connection.execute(delete(outbox))
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.5)
+
+    until(lambda: node.count("outbox_block") == 0, step, rounds=int(2 * LOOK_FOR_ABSENT) + 2)
+    for _ in range(200):
+        step()
+    assert len(looks) <= 2, "nothing is on record any more"
 
 
 def test_i14_a_topic_with_many_refused_keys_is_held_back_as_a_whole(node: Node, broker: MemoryBroker) -> None:

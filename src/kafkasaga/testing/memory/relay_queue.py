@@ -89,6 +89,14 @@ class MemoryRelayQueue:
             for row in rows:
                 self._tables.blocked.pop(row.message_id, None)
 
+    def unblock_absent(self) -> set[UUID]:
+        with self._waiting.guard:
+            self._still_mine()
+            absent = self._tables.blocked.keys() - {row.message_id for row in self._tables.outbox.values()}
+            for id in absent:
+                del self._tables.blocked[id]
+            return absent
+
     def blocked(self) -> dict[UUID, str]:
         with self._waiting.guard:
             self._still_mine()

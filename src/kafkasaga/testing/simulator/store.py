@@ -299,6 +299,10 @@ class WorldRelayQueue:
         self._answers()
         self._inner.unblock(rows)
 
+    def unblock_absent(self) -> set[UUID]:
+        self._answers()
+        return self._inner.unblock_absent()
+
     def blocked(self) -> dict[UUID, str]:
         self._answers()
         return self._inner.blocked()
