@@ -81,7 +81,7 @@ class UnitOfWork(Protocol):
         ...
 
     def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Go back: the partition begins anew (its topic was deleted and made again)."""
+        """Go back, and forget what was noted: the partition begins anew (its topic was deleted and made again)."""
         ...
 
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from kafkasaga.clock import Clock
-from kafkasaga.errors import EnvironmentUnavailable
+from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.ports import Consumer, Store, TopicPartition
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -25,8 +25,8 @@ class Backpressure:
         self._paused: set[TopicPartition] = set()
         self._looked_at = float("-inf")
 
-    def look(self, partitions: Collection[TopicPartition], *, parked: bool) -> None:
-        """Pause what has too much parked, resume what has not any more.
+    def look(self, partitions: Collection[TopicPartition], *, parked: bool) -> bool:
+        """Pause what has too much parked, resume what has not any more; whether the database was asked and answered.
 
         Args:
             partitions: what the consumer reads.
@@ -34,12 +34,12 @@ class Backpressure:
         """
         now = self._clock.monotonic()
         if not parked and (not self._paused or now - self._looked_at < EVERY):
-            return
+            return False
         self._looked_at = now
         try:
             counts = self._store.parked_counts(partitions)
-        except EnvironmentUnavailable:
-            return  # nothing is consumed either; the next look does it
+        except (EnvironmentUnavailable, SerializationConflict):
+            return False  # the next step looks again if something was parked
         full = {place for place, count in counts.items() if count > self._limit}
         if begins := full - self._paused:
             self._consumer.pause(begins)
@@ -48,6 +48,7 @@ class Backpressure:
             self._consumer.resume(ends)
             log.info("reading on", **_named(ends))
         self._paused = full
+        return True
 
 
 def _named(partitions: Collection[TopicPartition]) -> dict[str, list[str]]:

@@ -70,8 +70,8 @@ class ConsumerLoop:
             self._commit(records)
         else:
             self._pass_markers()
-        self._backpressure.look(self._held, parked=self._batches.parked)
-        self._batches.parked = False
+        if self._backpressure.look(self._held, parked=self._batches.parked):
+            self._batches.parked = False
         return len(records)
 
     def _poll(self, limit: int, timeout: float) -> list[Record]:
@@ -117,6 +117,7 @@ class ConsumerLoop:
         if back:
             with self._store.begin() as uow:
                 uow.rewind(self._group, back)
+            self._suspects.begin_anew(back)
             self._read |= back
 
     def _pass_markers(self) -> None:
@@ -144,8 +145,8 @@ class ConsumerLoop:
         while not self._stopping.is_set():
             try:
                 known = self._suspects.take_over(partitions)
-            except EnvironmentUnavailable as error:
-                log.warning("database is away; waiting to know where to read on", error=str(error))
+            except (EnvironmentUnavailable, SerializationConflict) as error:
+                log.warning("the database does not say where to read on; waiting", error=str(error))
                 self._clock.wait(self._stopping, wait)
                 wait = min(wait * 2, LONGEST_WAIT)
             else:

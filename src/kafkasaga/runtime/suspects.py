@@ -10,7 +10,7 @@ alone, is set aside, and its partition goes on.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from uuid import uuid4
@@ -38,12 +38,15 @@ class Suspects:
         """Up to which offset messages are handled one by one: a process has died in a batch that ended there."""
         self._tried: dict[TopicPartition, int] = {}
         """The offset of the last attempt recorded by this process: one outage of the database is not one death."""
+        self._counted: dict[TopicPartition, int] = {}
+        """The highest offset that is counted in ``_left``: a message that is given again is not counted again."""
 
     def take_over(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to read on.
 
         Raises:
             EnvironmentUnavailable: if the database is away.
+            SerializationConflict: if another transaction holds what is to be taken over.
         """
         found = self._store.take_over(self._group, self._owner, partitions)
         for place in partitions:
@@ -68,6 +71,12 @@ class Suspects:
         except (EnvironmentUnavailable, SerializationConflict) as error:
             log.info("partitions could not be given up in good order", error=str(error))
 
+    def begin_anew(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions were made anew: no offset that is known of them means anything; their first messages are noted."""
+        for place in partitions:
+            self._single.pop(place, None)
+            self._counted.pop(place, None)
+
     def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
         """As ``BatchRunner.process``, with care where it is needed."""
         if not self._left:
@@ -84,30 +93,27 @@ class Suspects:
 
     def _suspect(self, place: TopicPartition, progress: Progress) -> None:
         self._left[place] = self._window
-        end = progress.suspect_end
-        # Further away than a batch reaches: it was noted before the topic was made anew.
-        if end is not None and end - (progress.next or 0) <= self._window:
-            self._single[place] = end
+        # However far away that is: offsets have gaps, and may begin anywhere. It lasts for a batch of messages at most.
+        if progress.suspect_end is not None:
+            self._single[place] = progress.suspect_end
 
     def _forget(self, place: TopicPartition) -> None:
-        for known in (self._left, self._single, self._tried):
+        for known in (self._left, self._single, self._tried, self._counted):
             known.pop(place, None)
 
     def _noted(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
         """As a batch; where it ends is noted first, for the partitions that are suspected."""
-        ends: dict[TopicPartition, int] = {}
-        counts: Counter[TopicPartition] = Counter()
+        suspected: defaultdict[TopicPartition, list[int]] = defaultdict(list)
         for record in records:
             place = TopicPartition(record.topic, record.partition)
             if place in self._left:
-                ends[place] = record.offset + 1
-                counts[place] += 1
-        if ends:
+                suspected[place].append(record.offset)
+        if suspected:
             with self._store.begin() as uow:
-                uow.note_batch(self._group, ends)
+                uow.note_batch(self._group, {place: max(offsets) + 1 for place, offsets in suspected.items()})
         positions = self._batches.process(records)
-        for place, count in counts.items():
-            self._done(place, count)
+        for place, offsets in suspected.items():
+            self._done(place, offsets)
         return positions
 
     def _with_care(self, place: TopicPartition, record: Record) -> Mapping[TopicPartition, int]:
@@ -117,16 +123,18 @@ class Suspects:
                 attempts = 1 + uow.note_attempt(self._group, place, record.offset)
             if attempts > DEATHS:
                 positions = self._batches.set_aside(record, ProcessEnded(DEATHS))
-                self._done(place, 1)
+                self._done(place, [record.offset])
                 return positions
             self._tried[place] = record.offset
         positions = self._batches.process([record])
-        self._done(place, 1)
+        self._done(place, [record.offset])
         return positions
 
-    def _done(self, place: TopicPartition, count: int) -> None:
-        left = self._left.get(place, 0) - count
+    def _done(self, place: TopicPartition, offsets: Sequence[int]) -> None:
+        counted = self._counted.get(place, -1)
+        left = self._left.get(place, 0) - sum(offset > counted for offset in offsets)
         if left > 0:
             self._left[place] = left
+            self._counted[place] = max(counted, *offsets)
         else:
             self._forget(place)

@@ -26,7 +26,7 @@ class Offsets:
             types(table, "consumer", "topic", "partition", "next"),
         )
         self._rewind = sql.bulk(
-            """UPDATE {consumer_offset} AS t SET "next" = r."next" FROM r
+            """UPDATE {consumer_offset} AS t SET "next" = r."next", suspect_offset = NULL, suspect_attempts = 0 FROM r
             WHERE t.consumer = r.consumer AND t.topic = r.topic AND t."partition" = r."partition" """,
             types(table, "consumer", "topic", "partition", "next"),
         )
@@ -80,7 +80,7 @@ class Offsets:
         self._advance.count(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
 
     def rewind(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Go back to these offsets."""
+        """Go back to these offsets, and suspect none of those that were noted."""
         self._rewind.count(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
 
     def read(

@@ -281,6 +281,17 @@ class TestOwners:
             uow.advance("shop", {self.place: 9})
         assert self.suspected(store) is None
 
+    def test_a21_a_partition_that_begins_anew_suspects_nothing(self, store: SqlStore) -> None:
+        other = TopicPartition("orders", 4)
+        store.take_over("shop", uuid4(), [self.place, other])
+        with store.begin() as uow:
+            uow.advance("shop", {self.place: 7, other: 7})
+            uow.note_batch("shop", {self.place: 9, other: 9})
+        with store.begin() as uow:
+            uow.rewind("shop", {self.place: 0})
+        found = store.take_over("shop", uuid4(), [self.place, other])
+        assert found == {self.place: Progress(0, given_up=False), other: Progress(7, given_up=False, suspect_end=9)}
+
     def test_a21_attempts_at_what_is_read_next_are_counted(self, store: SqlStore) -> None:
         def note(offset: int) -> int:
             with store.begin() as uow:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from kafkasaga import Service
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, KafkasagaError, SerializationConflict
 from kafkasaga.messages import Record
-from kafkasaga.ports import TopicPartition, UnitOfWork
+from kafkasaga.ports import Progress, TopicPartition, UnitOfWork
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import Ledger, Node, Reserve, VirtualClock, send, until
 
@@ -200,6 +200,25 @@ def test_a20_records_of_partitions_that_were_taken_away_meanwhile_are_dropped(cl
         pass
     assert set(shop.handled()) == {str(n) for n in range(20)}
     assert len(shop.handled()) == 20
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), SerializationConflict("locked")])
+def test_a_database_that_does_not_say_where_to_read_on_is_asked_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: KafkasagaError
+) -> None:
+    errors = [error] * 3
+    take_over = shop.node.store.take_over
+
+    def unanswered(*args: Any) -> dict[TopicPartition, Progress]:
+        if errors:
+            raise errors.pop()
+        return take_over(*args)
+
+    monkeypatch.setattr(shop.node.store, "take_over", unanswered)
+    sent(shop, "a")
+    shop.node.consume()
+    assert errors == []
+    assert shop.handled() == ["a"]
 
 
 def test_a_batch_that_has_begun_is_finished_when_it_is_told_to_stop(shop: Shop) -> None:

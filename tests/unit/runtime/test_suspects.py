@@ -8,13 +8,15 @@ import sys
 import threading
 from collections import defaultdict
 from datetime import timedelta
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import MetaData
 from structlog.testing import capture_logs
 
 from kafkasaga import Outbox, Service, exponential
-from kafkasaga.errors import HandlersFailing
+from kafkasaga.errors import DatabaseUnavailable, HandlersFailing, KafkasagaError, SerializationConflict
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.consumer import ConsumerLoop
@@ -39,6 +41,8 @@ class Plant:
         self.broker, self.clock = broker, clock
         self.deadly: set[str] = set()
         self.failing = False
+        self.away: set[str] = set()
+        """Messages at whose next attempt the database is away, once."""
         self.processes = 1
         self.handled: list[str] = []
         self.tried: defaultdict[str, int] = defaultdict(int)
@@ -49,6 +53,9 @@ class Plant:
             self.tried[command.id] += 1
             if command.id in self.deadly:
                 raise ProcessEnds
+            if command.id in self.away:
+                self.away.remove(command.id)
+                raise DatabaseUnavailable("gone")
             if self.failing:
                 raise ConnectionError("the bank is away")
             self.handled.append(command.id)
@@ -176,16 +183,90 @@ def test_a21_a_batch_that_was_noted_and_handled_is_suspected_no_more(plant: Plan
     assert transactions.count("commit") == 2
 
 
+def test_a21_a_deadly_message_far_from_offset_0_is_found_by_a_group_that_is_new(plant: Plant) -> None:
+    """Offsets begin anywhere, and have gaps: their distance is no number of messages."""
+    plant.process(batch_size=3)
+    plant.send(*"0123456789")
+    plant.broker.commit("svc", {PLACE: 10})
+    plant.deadly = {"b"}
+    plant.send(*"abc")
+    while not plant.runs():
+        plant.process(batch_size=3)
+    assert plant.parked() == [("b", DEATHS, "dead")]
+    assert set(plant.handled) == {"a", "c"}
+
+
 def test_what_was_noted_of_a_topic_that_was_made_anew_suspects_nobody(plant: Plant) -> None:
-    plant.send("a")
+    plant.send(*"abcd")
     plant.runs()
     with plant.node.store.begin() as uow:
         uow.note_batch("svc", {PLACE: 5_000})
+    plant.broker.make_anew(PLACE.topic)
     plant.process(batch_size=4)
-    plant.send(*"bcd")
+    plant.send(*"efg")
     transactions = plant.node.transactions()
     plant.runs()
-    assert transactions.count("commit") == 2
+    assert plant.handled == [*"abcdefg"]
+    assert transactions.count("commit") == 3, "the new beginning; where the batch ends; the batch"
+
+
+def test_a21_attempts_at_a_topic_that_was_made_anew_are_recorded(plant: Plant) -> None:
+    """Also those at messages that come before the last attempt at the old one."""
+    plant.send("a", "b")
+    plant.process()
+    plant.deadly = {"b"}
+    for _ in range(2):
+        assert not plant.runs()
+        plant.process()
+    plant.deadly.clear()
+    assert plant.runs(), "a and b, one by one"
+    plant.broker.make_anew(PLACE.topic)
+    plant.deadly = {"c"}
+    plant.send("c")
+    assert not plant.runs()
+    found = plant.node.store.take_over("svc", uuid4(), [PLACE])[PLACE]
+    assert (found.next, found.suspect_end) == (0, 1)
+
+
+def test_care_of_a_topic_that_was_made_anew_ends_as_ever(plant: Plant) -> None:
+    plant.send(*"abcd")
+    plant.runs()
+    plant.process(batch_size=3)
+    plant.send("e")
+    plant.runs()
+    plant.broker.make_anew(PLACE.topic)
+    plant.send(*"fg")
+    plant.runs()
+    plant.send("h")
+    transactions = plant.node.transactions()
+    plant.runs()
+    assert transactions.count("commit") == 1, "e, f and g were the three that are noted"
+
+
+def test_a21_messages_that_are_given_again_after_an_outage_count_once(plant: Plant) -> None:
+    plant.send("0")
+    plant.runs()
+    plant.process(batch_size=4)
+    plant.deadly = {"e"}
+    plant.send(*"bcde")
+    assert not plant.runs()
+    plant.process(batch_size=4)
+    plant.away = {"d"}
+    assert not plant.runs()
+    found = plant.node.store.take_over("svc", uuid4(), [PLACE])[PLACE]
+    assert (found.next, found.suspect_end) == (4, 5), "e is tried alone"
+
+
+def test_a21_a_message_that_was_set_aside_is_not_tried_when_it_is_given_again(plant: Plant) -> None:
+    plant.deadly = {"b"}
+    plant.send(*"abc")
+    for _ in range(DEATHS + 1):
+        assert not plant.runs()
+        plant.process()
+    plant.away = {"c"}
+    assert plant.runs()
+    assert plant.parked() == [("b", DEATHS, "dead")]
+    assert plant.handled[-1] == "c"
 
 
 # ---- everything fails (A22)
@@ -281,6 +362,33 @@ def test_i14_a_partition_with_too_much_parked_is_read_no_further_until_there_is_
     loop.step(0)
     plant.runs()
     assert "later" in plant.handled
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), SerializationConflict("locked")])
+def test_i14_a_look_that_the_database_does_not_answer_is_made_again(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, error: KafkasagaError
+) -> None:
+    plant.runs()
+    plant.node.loop._backpressure._limit = 5
+    plant.failing = True
+    plant.send(*[f"{n}" for n in range(6)])
+    errors: list[KafkasagaError] = [error] * 3
+    counts = plant.node.store.parked_counts
+
+    def unanswered(places: Any) -> dict[TopicPartition, int]:
+        if errors:
+            raise errors.pop()
+        return counts(places)
+
+    monkeypatch.setattr(plant.node.store, "parked_counts", unanswered)
+    plant.runs()
+    for _ in range(3):
+        plant.node.loop.step(0)
+    plant.failing = False
+    plant.send("later")
+    plant.runs()
+    assert errors == []
+    assert plant.handled == [], "the partition is paused"
 
 
 # ---- the watchdog

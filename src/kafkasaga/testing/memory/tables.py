@@ -44,6 +44,11 @@ class Tables:
     """The last id given to a row of the outbox; never given again, also not after a rollback."""
     parked_id: int = 0
 
+    def rewind(self, group: str, place: TopicPartition, offset: int) -> None:
+        """Go back, and forget what was noted of the partition."""
+        self.offsets[group, place] = offset
+        self.suspects.pop((group, place), None)
+
     def advance(self, group: str, place: TopicPartition, offset: int) -> None:
         self.offsets[group, place] = max(offset, self.offsets.get((group, place), 0))
 

@@ -161,7 +161,7 @@ class MemoryUnitOfWork:
         with self._waiting.guard:
             for place, offset in sorted(positions.items()):
                 self._lock(("offset", group, place))
-                self._writes.append(partial(self._tables.offsets.__setitem__, (group, place), offset))
+                self._writes.append(partial(self._tables.rewind, group, place, offset))
 
     # -- parked messages
 
