@@ -11,7 +11,7 @@ one message of a key is on its way (see the relay); it can only repeat, and the 
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import time
 from collections.abc import Generator, Sequence
@@ -36,6 +36,8 @@ READ_WHOLE_TABLES: Final = ("enable_seqscan", "enable_bitmapscan", "enable_sort"
 """Plans that read the whole backlog to find its first rows. The planner takes to them, since what it knows of a queue
 is from a moment when it was nearly empty (100,000 rows waiting, pages of 1,000: 102 µs a row; by primary key 12).
 """
+_SELECTOR: Final[type[selectors.BaseSelector]] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""``select`` takes no descriptors above 1023, except on Windows, which has no ``poll``."""
 
 
 class PostgresqlRelayQueue(SqlRelayQueue):
@@ -116,13 +118,14 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         return notified
 
     def _wait_once(self, seconds: float) -> None:
-        sources: list[Any] = [self._wakers[0]]
-        if self._connection is not None:
-            sources.append(_driver(self._connection))
-        readable, _, _ = select.select(sources, [], [], seconds)
+        with _SELECTOR() as sources:
+            sources.register(self._wakers[0], selectors.EVENT_READ)
+            if self._connection is not None:
+                sources.register(_driver(self._connection), selectors.EVENT_READ)
+            readable = [key.fileobj for key, _ in sources.select(seconds)]
         if self._connection is not None and self._held:
             with self._guarded(self._connection) as connection:
-                unasked = len(readable) > 0 and readable[-1] is not self._wakers[0]
+                unasked = any(source is not self._wakers[0] for source in readable)
                 self._heartbeat(connection, needed=unasked and not self._take_notifications(connection))
 
     def _take_notifications(self, connection: Connection) -> bool:

@@ -143,8 +143,7 @@ class Notifier:
                 return
             self._channels.add(channel)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="kafkasaga-notify", daemon=True)
-                self._thread.start()
+                self._thread = self._start()
             self._condition.notify()
 
     def close(self) -> None:
@@ -155,6 +154,15 @@ class Notifier:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def _start(self) -> threading.Thread | None:
+        thread = threading.Thread(target=self._run, name="kafkasaga-notify", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter ends; the user's commit stands
+            _log.warning("could not wake the relay, which will look by itself: %s", error)
+            return None
+        return thread
 
     def _run(self) -> None:
         connection: Connection | None = None

@@ -1,15 +1,18 @@
 """The relay's end of the outbox (invariants I2, I4, I11)."""
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Connection, delete, text
+from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DatabaseUnavailable
 from kafkasaga.messages import Envelope, write_headers
@@ -320,6 +323,45 @@ class TestWake:
             assert driver is not None
             assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
         standby.close()
+
+    def test_a_process_with_thousands_of_open_files_waits_like_any_other(self, postgres_store: SqlStore) -> None:
+        resource = pytest.importorskip("resource")
+        if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:
+            pytest.skip("this process may not open so many files")
+        with ExitStack() as stack:
+            for _ in range(1024):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            store = create_store(postgres_store.engine.url, postgres_store.tables)
+            queue = store.relay_queue()
+            assert queue.acquire()
+            threads = stack.enter_context(closing(Threads(store)))
+            waiting = threads.start(lambda: queue.wait(LONG))
+            in_another_process(postgres_store)
+            assert ended(waiting)
+            waiting.result()
+            queue.close()
+            store.close()
+
+    def test_a_thread_that_cannot_be_started_does_not_spoil_the_commit(
+        self, postgres_store: SqlStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        channel = listening_channel(postgres_store)
+        session = Session(postgres_store.engine)
+        postgres_store.enlist(session).add_outbox([envelope()])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            session.commit()
+        assert "can't start new thread" in caplog.text
+        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            publish(postgres_store, envelope())
+            driver = listener.connection.driver_connection
+            assert driver is not None
+            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+        session.close()
 
 
 def ended(waiting: Future[None]) -> bool:
