@@ -90,12 +90,12 @@ BUGS = {
     ),
     "i09-hanging-action-is-carried-out": Bug(
         HandlerTurn,
-        "handle",
+        "_without_handler",
         (("if known is not None:", "if known is not None and known.outcome is not Outcome.SUPERSEDED:"),),
         ("I9 ",),
     ),
     "i09-empty-compensation-is-carried-out": Bug(
-        HandlerTurn, "handle", (("and self._nothing_to_undo(context)", "and False"),), ("I9 ",)
+        HandlerTurn, "_without_handler", (("and self._nothing_to_undo(key, context.failures)", "and False"),), ("I9 ",)
     ),
     "i04-parked-lane-ignored": Bug(
         Triage,
@@ -210,7 +210,7 @@ def test_i04_a_compensation_that_overtakes_although_it_has_something_to_undo_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plant(monkeypatch, Triage, "_overtakes", ("key.action not in self._carried_out and", "True or"))
-    plant(monkeypatch, HandlerTurn, "handle", ("if id(task) in self._overtaking:", "if False:"))
+    plant(monkeypatch, HandlerTurn, "_without_handler", ("if id(task) in self._overtaking:", "if False:"))
     with pytest.raises(LawBroken, match=r"^I4 "):
         simulate(RentCars, runs=1_000_000, seed=1, seconds=SECONDS)
 
