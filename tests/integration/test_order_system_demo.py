@@ -110,9 +110,13 @@ def test_a_run_that_takes_too_long_fails_and_says_what_is_missing(
 
 @pytest.mark.embedded
 @pytest.mark.sqlite
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "kafkasaga", "demo", "--orders", "100000"]
+@pytest.mark.parametrize(
+    ("number", "started"),
+    [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "trap '' INT; ")],
+    ids=["ctrl-c", "terminated", "terminated in the background of a script"],
+)
+def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: signal.Signals, started: str) -> None:
+    command = ["sh", "-c", f'{started}exec "$0" "$@"', sys.executable, "-m", "kafkasaga", "demo", "--orders", "100000"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     ) as demo:

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -191,7 +192,15 @@ class _Course:
 @contextmanager
 def _stopped_by_sigterm() -> Generator[None]:
     """SIGTERM ends the demo as Ctrl-C does: in good order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def stop(_number: int, frame: FrameType | None) -> None:
+        # Not by raising SIGINT: started in the background of a script, this process ignores that one.
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
