@@ -36,8 +36,9 @@ def test_unknown_variable_is_told_with_the_one_that_was_meant(monkeypatch: pytes
 
 
 def test_variable_of_the_test_suite_is_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Settings.load()
     monkeypatch.setenv("KAFKASAGA_REQUIRE", "all")
-    Settings.load()
+    assert Settings.load() == before
 
 
 def test_unknown_override_is_told() -> None:
