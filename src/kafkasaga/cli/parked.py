@@ -65,14 +65,6 @@ def show(id: Id, database_url: DatabaseUrl = None, schema: Schema = None, prefix
 
 
 @app.command()
-def retry(
-    id: Id, why: Why, by: By, database_url: DatabaseUrl = None, schema: Schema = None, prefix: Prefix = ""
-) -> None:
-    """Try a message again, with all its attempts; at once, if nothing of its key is before it."""
-    _act(id, "retry", by, why, database_url, Outbox(schema=schema, prefix=prefix))
-
-
-@app.command()
 def edit(
     id: Id,
     why: Why,
@@ -86,20 +78,18 @@ def edit(
     _act(id, "edit", by, why, database_url, Outbox(schema=schema, prefix=prefix), body.read_bytes())
 
 
-@app.command()
-def skip(
-    id: Id, why: Why, by: By, database_url: DatabaseUrl = None, schema: Schema = None, prefix: Prefix = ""
-) -> None:
-    """Let the messages behind it go on without it; it stays as a dead letter."""
-    _act(id, "skip", by, why, database_url, Outbox(schema=schema, prefix=prefix))
+def _decision(action: Action, help: str) -> None:
+    def decide(
+        id: Id, why: Why, by: By, database_url: DatabaseUrl = None, schema: Schema = None, prefix: Prefix = ""
+    ) -> None:
+        _act(id, action, by, why, database_url, Outbox(schema=schema, prefix=prefix))
+
+    app.command(action, help=help)(decide)
 
 
-@app.command()
-def discard(
-    id: Id, why: Why, by: By, database_url: DatabaseUrl = None, schema: Schema = None, prefix: Prefix = ""
-) -> None:
-    """Remove a message; what it was is kept in operator_log."""
-    _act(id, "discard", by, why, database_url, Outbox(schema=schema, prefix=prefix))
+_decision("retry", "Try a message again, with all its attempts; at once, if nothing of its key is before it.")
+_decision("skip", "Let the messages behind it go on without it; it stays as a dead letter.")
+_decision("discard", "Remove a message; what it was is kept in operator_log.")
 
 
 def _act(
