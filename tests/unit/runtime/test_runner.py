@@ -28,7 +28,7 @@ class Loop:
         self.stopped.set()
 
 
-def test_loops_are_told_to_end_together_and_the_relay_when_they_have() -> None:
+def test_loops_are_told_to_end_together_and_the_relay_when_they_have(capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings.load(database_url="sqlite://", bootstrap_servers="127.0.0.1:1", shutdown_timeout=10)
     runner, told = Runner(Service("svc"), settings), list[str]()
     timekeeper = Loop("timekeeper", told)
@@ -41,6 +41,7 @@ def test_loops_are_told_to_end_together_and_the_relay_when_they_have() -> None:
     assert sorted(told[:2]) == ["consumer is to end", "timekeeper is to end"]
     assert sorted(told[2:4]) == ["consumer ended", "timekeeper ended"]
     assert told[4:] == ["relay is to end", "relay ended"]
+    assert "did not end in time" not in capsys.readouterr().out
 
 
 def test_a_loop_that_does_not_end_is_left_behind_and_named(capsys: pytest.CaptureFixture[str]) -> None:
