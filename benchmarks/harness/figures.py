@@ -37,6 +37,8 @@ class Contender:
 
     name: str
     run: Run
+    prepare: Callable[[], object] = lambda: None
+    """Fetches what it needs; raises UnavailableError if this machine cannot. The report then says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class Options:
     json: Path | None
     plot: Path | None
     contenders: tuple[str, ...]
+    peers: bool
     rows: int
     messages: int
     sagas: int
@@ -38,6 +39,7 @@ def parse(arguments: Sequence[str], workloads: Sequence[str]) -> Options:
     add = parser.add_argument
     add("--only", default=",".join(workloads), help="workloads, with commas; default: all of %(default)s")
     add("--contenders", default="", help="only contenders whose names contain one of these, with commas")
+    add("--peers", action="store_true", help="also what users would pick instead (benchmarks/peers); fetched on demand")
     add("--rounds", type=int, default=3, help="each contender's turns; default %(default)s")
     add("--json", type=Path, help="write all figures to this file")
     add("--plot", type=Path, help="draw them into this file (.svg, .png)")

@@ -44,6 +44,11 @@ class Report:
             }
         )
         self._console.print(_table(workload, outcomes))
+        for outcome in outcomes:
+            if outcome.missing is not None:
+                self._console.print(
+                    f"{outcome.name}: [yellow]not measured[/yellow]: {outcome.missing}", highlight=False
+                )
         self._write()
 
     def finish(self) -> int:
@@ -73,6 +78,7 @@ def _contender(outcome: Outcome) -> dict[str, Any]:
         "median": None if median is None else as_json(median),
         "rounds": [as_json(figures) for figures in outcome.rounds],
         "failures": outcome.failures,
+        "missing": outcome.missing,
     }
 
 
@@ -84,7 +90,7 @@ def _table(workload: Workload, outcomes: list[Outcome]) -> Table:
     for name in [*names, f"× {workload.baseline}", *(f"{group} µs" for group in groups), "rounds"]:
         table.add_column(name, justify="right")
     best = _baseline(workload, outcomes)
-    for outcome in outcomes:
+    for outcome in (outcome for outcome in outcomes if outcome.missing is None):
         table.add_row(*_row(workload, outcome, names, groups, best))
     return table
 
