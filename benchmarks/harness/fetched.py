@@ -35,10 +35,10 @@ def virtual_environment(name: str, *requirements: str) -> Path:
 
 def npm_package(name: str, package: str) -> Path:
     """The ``node_modules`` that holds a package; UnavailableError if it cannot be had."""
-    if shutil.which("npm") is None:
-        raise UnavailableError(f"npm is missing, which fetches {package}: install Node.js")
     folder = cache_directory(name)
     if not _holds(folder, [package]):
+        if shutil.which("npm") is None:
+            raise UnavailableError(f"npm is missing, which fetches {package}: install Node.js")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         # Without the packages' own scripts: one of them reports the installation to its vendor.

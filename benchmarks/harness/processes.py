@@ -24,7 +24,16 @@ class WorkerEnded(RuntimeError):
 class Worker:
     """One process, its output in a file."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """``descriptors`` stay open in the process."""
         self.name = name
         self._log = folder / f"{name}.log"
         self._file = self._log.open("wb")
@@ -36,6 +45,7 @@ class Worker:
             stdout=self._file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=descriptors,
         )
         Guard.get().tell("watch", self.pid)  # it must not outlive this program, however that ends
 

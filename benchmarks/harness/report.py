@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.harness.figures import Workload, as_json
@@ -29,7 +30,7 @@ class Report:
         self._failed = False
 
     def progress(self, text: str) -> None:
-        self._notes.print(f"[dim]{time.strftime('%H:%M:%S')} {text}[/dim]", highlight=False)
+        self._notes.print(f"[dim]{time.strftime('%H:%M:%S')} {escape(text)}[/dim]", highlight=False)
 
     def add(self, workload: Workload, outcomes: list[Outcome]) -> None:
         self._failed |= any(outcome.failures for outcome in outcomes)

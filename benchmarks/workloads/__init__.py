@@ -19,7 +19,7 @@ def workloads(options: Options) -> list[Workload]:
         relay.workload(),
         consume.workload(),
         *saga.workload(options),
-        *latency.workloads(),
+        *latency.workloads(options),
         orchestrator.workload(),
         *growth.workloads(options),
         *memory.workloads(options),

@@ -18,6 +18,7 @@ from benchmarks.harness.options import Options
 from benchmarks.harness.usage import Meter
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.relayed import TOPIC, Placed, outbox
+from benchmarks.peers.shops import PEERS
 from benchmarks.workloads import saga
 from benchmarks.workloads.relay import ByHand, Ours, messages, relaying
 
@@ -26,7 +27,7 @@ WARM_UP_ROWS = 200
 Commit = Callable[[Placed], None]
 
 
-def workloads() -> list[Workload]:
+def workloads(options: Options) -> list[Workload]:
     return [
         Workload(
             "latency",
@@ -35,6 +36,7 @@ def workloads() -> list[Workload]:
             (
                 Contender("kafkasaga, plain handlers", _sagas(saga.OURS)),
                 Contender("ceiling", _sagas(saga.CEILING)),
+                *(peer.latency(SAGAS_PER_SECOND) for peer in PEERS if options.peers),
             ),
             less_is_better=True,
         ),

@@ -10,17 +10,19 @@ import psycopg
 from sqlalchemy import create_engine
 
 from benchmarks.ceiling import saga as by_hand
-from benchmarks.harness.figures import Contender, Figures, Run, Workload, expect, percentiles, rates
+from benchmarks.harness.books import add_orders, check_rows, expected_ends, orders_ended, rows, sold
+from benchmarks.harness.figures import Contender, Figures, Run, Workload, percentiles, rates
 from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.options import Options
-from benchmarks.harness.orders import Customers, is_declined, order_id
+from benchmarks.harness.orders import Customers
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
 from benchmarks.harness.usage import Meter
 from benchmarks.harness.waiting import wait_until
+from benchmarks.peers.shops import PEERS
 from benchmarks.workloads.consume import begin_at
 from kafkasaga import Service
 from kafkasaga.examples.order_system.demo.databases import SERVICES
-from kafkasaga.examples.order_system.demo.seed import INITIAL_STOCK, make_business_tables
+from kafkasaga.examples.order_system.demo.seed import make_business_tables
 from kafkasaga.stores.migrations import upgrade
 
 NAMES = ("order", "inventory", "payment", "orchestrator")
@@ -61,6 +63,7 @@ def workload(options: Options) -> list[Workload]:
             (
                 Contender("kafkasaga, plain handlers", _closed_loop(OURS, number)),
                 Contender("ceiling", _closed_loop(CEILING, number)),
+                *(peer.closed_loop() for peer in PEERS if options.peers),
             ),
         )
         for number in options.in_flight
@@ -141,57 +144,22 @@ def _prepare(service: Service, url: str, system: System, orders: int) -> None:
     make_business_tables(service.name, engine)
     engine.dispose()
     if service.name == "order":
-        with connect(url) as connection, connection.cursor() as cursor:
-            with cursor.copy("COPY customer_order (id, request, status) FROM STDIN") as copy:
-                for number in range(orders):
-                    copy.write_row((order_id(number), "{}", "VALIDATING"))
-            cursor.execute("ANALYZE")
+        add_orders(url, orders)
 
 
 def wait_for_ends(services: Running) -> None:
     """Wait for what comes after the sagas' ends."""
     databases = services.databases
-    good, declined = _expected(services.customers)
-    wait_until("every order at its end", lambda: _orders(databases["order"]) == (good, declined), services.workers)
-    wait_until("every reservation sold", lambda: _sold(databases["inventory"]) == good, services.workers)
-    wait_until("empty outboxes", lambda: not any(_count(d, "outbox") for d in databases.values()), services.workers)
+    good, declined = expected_ends(services.customers.sent)
+    wait_until("every order at its end", lambda: orders_ended(databases["order"]) == (good, declined), services.workers)
+    wait_until("every reservation sold", lambda: sold(databases["inventory"]) == good, services.workers)
+    wait_until("empty outboxes", lambda: not any(rows(d, "outbox") for d in databases.values()), services.workers)
 
 
 def check(services: Running) -> None:
     """Nothing lost, nothing doubled, stock and money conserved."""
     wait_for_ends(services)
     customers, databases = services.customers, services.databases
-    good, _ = _expected(customers)
     customers.drain(0.2)
     customers.check()
-    history = _count(databases["order"], "order_history")
-    expect("changes of orders", history, 2 * len(customers.sent))
-    expect("charges", _count(databases["payment"], "charge"), good)
-    expect("refunds", _count(databases["payment"], "refund"), 0)
-    stock = databases["inventory"].execute("SELECT sum(available), sum(reserved), sum(sold) FROM stock").fetchone()
-    expect("stock (available, reserved, sold)", stock, (sum(INITIAL_STOCK.values()) - good, 0, good))
-    expect("reservations", _count(databases["inventory"], "reservation"), len(customers.sent))
-
-
-def _expected(customers: Customers) -> tuple[int, int]:
-    declined = sum(is_declined(number) for number in customers.sent)
-    return len(customers.sent) - declined, declined
-
-
-def _orders(connection: psycopg.Connection) -> tuple[int, int]:
-    query = "SELECT status::text, count(*) FROM customer_order GROUP BY 1"
-    counts: dict[str, int] = dict(connection.execute(query).fetchall())
-    return counts.get("COMPLETED", 0), counts.get("CANCELLED", 0)
-
-
-def _sold(connection: psycopg.Connection) -> int:
-    return _first(connection, "SELECT count(*) FROM reservation WHERE status = 'SOLD'")
-
-
-def _count(connection: psycopg.Connection, table: str) -> int:
-    return _first(connection, f"SELECT count(*) FROM {table}")  # noqa: S608 (our own names)
-
-
-def _first(connection: psycopg.Connection, query: str) -> int:
-    found = connection.execute(query).fetchone()
-    return found[0] if found else 0
+    check_rows(databases, customers.sent)
