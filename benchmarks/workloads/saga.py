@@ -62,6 +62,7 @@ def workload(options: Options) -> list[Workload]:
             "sagas/s",
             (
                 Contender("kafkasaga, plain handlers", _closed_loop(OURS, number)),
+                Contender("kafkasaga, batch handlers", _closed_loop(OURS_IN_BULK, number)),
                 Contender("ceiling", _closed_loop(CEILING, number)),
                 *(peer.closed_loop() for peer in PEERS if options.peers),
             ),
@@ -106,10 +107,18 @@ def _tables_by_hand(_: Service, url: str) -> None:
         connection.execute(by_hand.TABLES)
 
 
-OURS = System(
-    _our_tables,
-    lambda _machine, name, _url: service_command(f"kafkasaga.examples.order_system.{name}:{name}"),
-)
+def _ours(targets: str) -> System:
+    """Our four services; ``targets`` says where to find a participant by its name."""
+
+    def command(_machine: Machine, name: str, _url: str) -> list[str]:
+        where = SHIPPED if name == "orchestrator" else targets
+        return service_command(where.format(name))
+
+    return System(_our_tables, command)
+
+
+SHIPPED = "kafkasaga.examples.order_system.{0}:{0}"
+OURS, OURS_IN_BULK = _ours(SHIPPED), _ours("benchmarks.ours.orders:{0}")
 CEILING = System(
     _tables_by_hand,
     lambda machine, name, url: ceiling_command("saga", name, dsn(url), machine.bootstrap_servers),
