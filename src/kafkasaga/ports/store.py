@@ -194,7 +194,10 @@ class Store(Protocol):
         ...
 
     def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
-        """Forget at most ``limit`` things that are older than ``keep`` by the database's clock; how many there were.
+        """Forget about ``limit`` rows that are older than ``keep`` by the database's clock; how many they were.
+
+        What belongs together (``Prunable``) goes together, be they a few rows more; less than ``limit`` means that no
+        more can go now.
 
         It waits for nobody's lock: what somebody holds is left for the next time. So any number of processes may do it.
         """

@@ -16,7 +16,7 @@ from kafkasaga.ports import Prunable, Store
 log = structlog.get_logger("kafkasaga.pruner")
 
 AT_ONCE: Final = 1000
-"""Rows of one transaction: it holds their locks for some milliseconds."""
+"""Rows of one transaction, about: it holds their locks for some milliseconds. A saga's rows go all at once."""
 BETWEEN: Final = 0.1
 """Seconds between two pieces: whoever works goes first."""
 INTERVAL: Final = 300.0
@@ -52,9 +52,9 @@ class Pruner:
 
     def _forget(self, what: Prunable, keep: timedelta) -> int:
         count, last = 0, AT_ONCE
-        while last == AT_ONCE and not self._stopping.is_set():
+        while last >= AT_ONCE and not self._stopping.is_set():
             last = self._store.prune(what, keep, AT_ONCE)
             count += last
-            if last == AT_ONCE:
+            if last >= AT_ONCE:
                 self._clock.wait(self._stopping, BETWEEN)
         return count

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, delete, func, insert, select, update
 
 from kafkasaga.ports import Parked, ParkedStatus
 from kafkasaga.stores.bulk import Sql
@@ -61,7 +61,7 @@ class ParkedActs:
 
     def _retry(self, connection: Connection, id: int, act: Act, **changed: Any) -> None:
         # It becomes due if it is the first of its lane; else when it is.
-        again = {"status": ParkedStatus.WAITING.value, "attempts": 0, "deaths": 0, "next_at": None}
+        again = {"status": ParkedStatus.WAITING.value, "attempts": 0, "deaths": 0, "next_at": None, "dead_at": None}
         connection.execute(update(self._table).where(self._table.c.id == id).values({**again, **changed}))
         self._parked.free_lanes(connection)
         del act
@@ -70,7 +70,8 @@ class ParkedActs:
         self._retry(connection, id, act, value=act.value)
 
     def _skip(self, connection: Connection, id: int, act: Act) -> None:
-        ended = {"status": ParkedStatus.DEAD_LETTER.value, "error": f"skipped by {act.by}: {act.why}"}
+        why = f"skipped by {act.by}: {act.why}"
+        ended = {"status": ParkedStatus.DEAD_LETTER.value, "error": why, "dead_at": func.current_timestamp()}
         connection.execute(update(self._table).where(self._table.c.id == id).values(ended))
         self._parked.promote(connection, id)
 

@@ -29,10 +29,13 @@ class Barrier:
             key,
             returns=key,
         )
+        # Held until the end, so that nobody forgets what this transaction builds on. Readers do not wait for readers.
+        held = "FOR KEY SHARE OF t" if sql.postgresql else ""
         self._read = sql.bulk(
-            """SELECT t.saga_id, t.step_path, t.generation, t.op,
-            t.outcome, t.reply_topic, t.reply_type, t.reply_body, t.reply_key FROM r JOIN {barrier} AS t
-            ON t.saga_id = r.saga_id AND t.step_path = r.step_path AND t.generation = r.generation AND t.op = r.op""",
+            f"""SELECT t.saga_id, t.step_path, t.generation, t.op,
+            t.outcome, t.reply_topic, t.reply_type, t.reply_body, t.reply_key FROM r JOIN {{barrier}} AS t
+            ON t.saga_id = r.saga_id AND t.step_path = r.step_path AND t.generation = r.generation AND t.op = r.op
+            {held}""",  # noqa: S608 (our own text)
             key,
             returns=both,
         )
@@ -60,12 +63,16 @@ class Barrier:
         """Insert the keys, sorted (no dead-locks); return the entries of those that were there.
 
         The insert has waited for transactions that held a key. What they left is read by a second statement, since
-        under READ COMMITTED only that one sees it.
+        under READ COMMITTED only that one sees it. What was there at the first and is not at the second was just
+        forgotten, because of its age: then it is claimed like any other.
         """
-        wanted = sorted(set(keys))
-        claimed = {_key(row) for row in self._claim.rows(connection, wanted)}
-        taken = [key for key in wanted if key not in claimed]
-        return {_key(row): _entry(_key(row), row[4:]) for row in self._read.rows(connection, taken)}
+        wanted, found = sorted(set(keys)), dict[BarrierKey, BarrierEntry]()
+        while wanted:
+            claimed = {_key(row) for row in self._claim.rows(connection, wanted)}
+            taken = [key for key in wanted if key not in claimed]
+            found |= {_key(row): _entry(_key(row), row[4:]) for row in self._read.rows(connection, taken)}
+            wanted = [key for key in taken if key not in found]
+        return found
 
     def settle(self, connection: Connection, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
         """Write what became of claimed keys."""

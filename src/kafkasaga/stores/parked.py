@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from kafkasaga.messages import Operation, Record
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, Parked, ParkedKey, ParkedStatus, TopicPartition
-from kafkasaga.stores.bulk import Sql, insert, types
+from kafkasaga.stores.bulk import Sql, types
 
 _COLUMNS: Final = (
     "consumer",
@@ -71,7 +71,12 @@ class ParkedMessages:
             lane,
             returns=lane,
         )
-        self._park = sql.bulk(insert("parked_message", _COLUMNS), types(table, *_COLUMNS))
+        names = ", ".join(_COLUMNS)
+        self._park = sql.bulk(
+            f"""INSERT INTO {{parked_message}} ({names}, dead_at) SELECT {names},
+            CASE WHEN r.status = 'dead-letter' THEN CURRENT_TIMESTAMP END FROM r WHERE true""",  # noqa: S608 (our own)
+            types(table, *_COLUMNS),
+        )
         self._head = self._due_head()
         self._next = self._next_of_lane()
 
@@ -107,6 +112,8 @@ class ParkedMessages:
     def repark(self, connection: Connection, id: int, noted: Mapping[str, Any]) -> None:
         """Keep a parked message for another time; a dead letter lets its lane go on."""
         values = {**noted, "error": _storable(noted["error"]), "status": noted["status"].value}
+        if noted["status"] is ParkedStatus.DEAD_LETTER:
+            values["dead_at"] = func.current_timestamp()
         connection.execute(update(self._table).where(self._table.c.id == id).values(values))
         if noted["status"] is ParkedStatus.DEAD_LETTER:
             self.promote(connection, id)

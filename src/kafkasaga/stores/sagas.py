@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection
+from sqlalchemy import BigInteger, Connection, Integer
 
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.ports import SagaChange
@@ -31,9 +31,8 @@ _NEW: Final = (
     "timer_at",
     "started_at",
     "updated_at",
-    "ended_at",
 )
-_CHANGED: Final = ("saga_id", "status", "seq", "snapshot", "reason", "timer_at", "updated_at", "ended_at")
+_CHANGED: Final = ("saga_id", "status", "seq", "snapshot", "reason", "timer_at", "updated_at")
 _LOGGED: Final = ("saga_id", "seq", "kind", "step_path", "message_id", "body", "at")
 
 
@@ -57,13 +56,20 @@ class Sagas:
             types(saga, "name", "key"),
             returns=types(saga, "name", "key", "saga_id"),
         )
-        self._insert = sql.bulk(insert("saga", _NEW) + " ON CONFLICT DO NOTHING", types(saga, *_NEW))
+        names = ", ".join(_NEW)
+        self._insert = sql.bulk(
+            f"""INSERT INTO {{saga}} ({names}, ended_at)
+            SELECT {names}, CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP END FROM r WHERE true
+            ON CONFLICT DO NOTHING""",  # noqa: S608 (our own text)
+            types(saga, *_NEW, ended=Integer()),
+        )
         self._update = sql.bulk(
             """UPDATE {saga} AS t SET status = r.status, seq = r.seq, snapshot = r.snapshot,
             reason = COALESCE(r.reason, t.reason), timer_at = r.timer_at,
-            updated_at = COALESCE(r.updated_at, t.updated_at), ended_at = COALESCE(r.ended_at, t.ended_at)
+            updated_at = COALESCE(r.updated_at, t.updated_at),
+            ended_at = CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP ELSE t.ended_at END
             FROM r WHERE t.saga_id = r.saga_id AND t.seq = r.before_seq""",
-            types(saga, *_CHANGED, before_seq=BigInteger()),
+            types(saga, *_CHANGED, ended=Integer(), before_seq=BigInteger()),
         )
         self._log = sql.bulk(insert("saga_log", _LOGGED), types(sql.tables.saga_log, *_LOGGED))
         self._set_timers = sql.bulk(
@@ -138,7 +144,7 @@ def _new_row(change: SagaChange, timers: Mapping[UUID, datetime | None]) -> tupl
         timers[instance.id],
         change.entries[0].at,
         change.entries[-1].at,
-        _ended_at(change),
+        _ended(change),
     )
 
 
@@ -152,7 +158,7 @@ def _changed_row(change: SagaChange, timers: Mapping[UUID, datetime | None]) -> 
         _reason(change),
         timers[instance.id],
         change.entries[-1].at if change.entries else None,
-        _ended_at(change),
+        _ended(change),
         change.before_seq,
     )
 
@@ -165,8 +171,9 @@ def _log_rows(change: SagaChange) -> list[tuple[Any, ...]]:
     ]
 
 
-def _ended_at(change: SagaChange) -> datetime | None:
-    return change.entries[-1].at if change.entries and change.instance.status.ended else None
+def _ended(change: SagaChange) -> int:
+    """When that was, the database says: by it a saga is forgotten, and no process's clock is to decide that."""
+    return int(bool(change.entries) and change.instance.status.ended)
 
 
 def _reason(change: SagaChange) -> str | None:

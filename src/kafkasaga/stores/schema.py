@@ -313,6 +313,7 @@ class _Builder:
             Column("deaths", Integer(), nullable=False, server_default="0"),
             Column("next_at", UtcDateTime()),
             Column("parked_at", UtcDateTime(), nullable=False),
+            Column("dead_at", UtcDateTime()),
             saga,
             Column("step_path", Text()),
             Column("generation", Integer()),

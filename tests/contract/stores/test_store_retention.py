@@ -6,14 +6,24 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from kafkasaga.messages import Operation
-from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, LogEntry, Outcome, ParkedStatus, Prunable, SagaChange
+from kafkasaga.ports import (
+    BarrierEntry,
+    BarrierKey,
+    InboxKey,
+    LogEntry,
+    Outcome,
+    Parked,
+    ParkedStatus,
+    Prunable,
+    SagaChange,
+)
 from kafkasaga.saga.events import Completed, Event, Ignored, Started
 from kafkasaga.saga.instance import Instance, SagaStatus, saga_id
-from kafkasaga.saga.transitions import fold
-from kafkasaga.stores import SqlStore
+from kafkasaga.saga.transitions import evolve, fold
+from kafkasaga.stores import Act, SqlStore
 from kafkasaga.testing.memory import MemoryStore
 from tests.contract.stores.store_kit import Threads
 from tests.contract.stores.test_store_parked import park, parked
@@ -22,9 +32,9 @@ NONE, HOUR, DAY = timedelta(), timedelta(hours=1), timedelta(days=1)
 ACTION, COMPENSATION = Operation.ACTION, Operation.COMPENSATION
 
 
-def ended(key: str, *, hours_ago: float = 2, incarnation: int = 0, ends: bool = True) -> SagaChange:
-    """A saga that has ended, or (``ends=False``) goes on."""
-    at = datetime.now(UTC) - timedelta(hours=hours_ago)
+def ended(key: str, *, incarnation: int = 0, ends: bool = True, at: datetime | None = None) -> SagaChange:
+    """A saga that has ended, or (``ends=False``) goes on; ``at`` some moment by the clock of its process."""
+    at = at or datetime.now(UTC)
     events: list[Event] = [
         Started(saga="buy", version=1, key=key, incarnation=incarnation, message="begun", data='{"secret": 1}')
     ]
@@ -39,6 +49,31 @@ def save(store: SqlStore, *changes: SagaChange) -> list[UUID]:
     with store.begin() as uow:
         uow.save_sagas(changes)
     return [change.instance.id for change in changes]
+
+
+def save_old(store: SqlStore | MemoryStore, *changes: SagaChange) -> list[UUID]:
+    """They ended two hours ago."""
+    ids, then = save(store, *changes), datetime.now(UTC) - 2 * HOUR  # type: ignore[arg-type]
+    if isinstance(store, MemoryStore):
+        store.ages.ended |= {id: then for id in ids if id in store.ages.ended}
+        return ids
+    saga = store.tables.saga
+    with store.engine.begin() as connection:
+        mine = saga.c.saga_id.in_(ids) & saga.c.ended_at.is_not(None)
+        connection.execute(update(saga).where(mine).values(ended_at=then))
+    return ids
+
+
+def park_old(store: SqlStore | MemoryStore, *messages: Parked) -> None:
+    """Those that are dead letters have been so for a day."""
+    park(store, *messages)  # type: ignore[arg-type]
+    then = datetime.now(UTC) - DAY
+    if isinstance(store, MemoryStore):
+        store.ages.dead = dict.fromkeys(store.ages.dead, then)
+        return
+    parked = store.tables.parked_message
+    with store.engine.begin() as connection:
+        connection.execute(update(parked).where(parked.c.dead_at.is_not(None)).values(dead_at=then))
 
 
 def claim(store: SqlStore, *keys: InboxKey) -> None:
@@ -143,10 +178,22 @@ class TestBarrier:
         park(store, replace(parked(), asks=asks(saga, COMPENSATION), status=status))
         assert store.prune(Prunable.BARRIER, NONE, 10) == 0
 
+    def test_i09_no_piece_cuts_through_a_saga(self, store: SqlStore) -> None:
+        sagas = [uuid4() for _ in range(5)]
+        rows = {saga: [asks(saga, op, step) for step in ("pay", "ship", "thank") for op in Operation] for saga in sagas}
+        for op in range(6):  # a saga's rows lie apart
+            settle(store, *(rows[saga][op] for saga in sagas))
+        gone, left = 0, [6] * 5
+        while piece := store.prune(Prunable.BARRIER, NONE, 4):
+            gone += piece
+            left = [len(done(store, *rows[saga])) for saga in sagas]
+            assert set(left) <= {0, 6}
+        assert (gone, left) == (30, [0] * 5)
+
 
 class TestSagas:
     def test_an_old_saga_keeps_how_it_ended_and_no_more(self, store: SqlStore) -> None:
-        (id,) = save(store, ended("1"))
+        (id,) = save_old(store, ended("1"))
         assert store.prune(Prunable.SAGAS, DAY, 10) == 0
         assert store.queries().log(id) != []
         assert store.prune(Prunable.SAGAS, HOUR, 10) == 1
@@ -161,7 +208,7 @@ class TestSagas:
         assert find(store, id)[id].data == '{"secret": 1}'
 
     def test_what_is_left_takes_late_messages(self, store: SqlStore) -> None:
-        (id,) = save(store, ended("1"))
+        (id,) = save_old(store, ended("1"))
         store.prune(Prunable.SAGAS, HOUR, 10)
         event = Ignored(message="begun", reason="this saga has been started already")
         with store.begin() as uow:
@@ -170,24 +217,51 @@ class TestSagas:
         assert [entry.seq for entry in store.queries().log(id)] == [3]
 
     def test_a_piece_is_no_larger_than_its_limit(self, store: SqlStore) -> None:
-        save(store, *(ended(str(n)) for n in range(5)))
+        save_old(store, *(ended(str(n)) for n in range(5)))
         assert [store.prune(Prunable.SAGAS, HOUR, 2) for _ in range(4)] == [2, 2, 1, 0]
+
+    def test_i12_when_a_saga_ended_is_not_said_by_the_clock_of_a_process(self, store: SqlStore) -> None:
+        (id,) = save(store, ended("1", at=datetime(1999, 1, 1, tzinfo=UTC)))
+        assert [store.prune(what, HOUR, 10) for what in (Prunable.SAGAS, Prunable.SAGA_KEYS)] == [0, 0]
+        goes_on = ended("2", ends=False, at=datetime(2999, 1, 1, tzinfo=UTC))
+        (late,) = save(store, goes_on)
+        events = (LogEntry(2, Completed(messages=()), datetime(2999, 1, 1, tzinfo=UTC)),)
+        ends = evolve(goes_on.instance, Completed(messages=()))
+        with store.begin() as uow:
+            uow.load_sagas([late])
+            uow.save_sagas([SagaChange(1, ends, events)])
+        assert store.prune(Prunable.SAGAS, NONE, 10) == 2, "nor that of one that is ahead"
+        assert find(store, id, late).keys() == {id, late}
 
 
 class TestSagaKeys:
     def test_a_key_is_free_when_its_saga_is_forgotten(self, store: SqlStore) -> None:
-        save(store, ended("1"), ended("2", hours_ago=0))
+        save_old(store, ended("1"))
+        save(store, ended("2"))
         assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
         assert list(find(store, saga_id("buy", "1"), saga_id("buy", "2"))) == [saga_id("buy", "2")]
         with store.begin() as uow:
             assert uow.current_sagas([("buy", "1")]) == {}
         save(store, ended("1"))
 
+    def test_a_key_is_not_free_while_this_database_remembers_what_its_saga_asked_for(self, store: SqlStore) -> None:
+        """A second saga of the key has the same ids: what it asks for would be answered from memory."""
+        (id,) = save_old(store, ended("1"))
+        settle(store, asks(id))
+        assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 0
+        assert store.prune(Prunable.BARRIER, NONE, 10) == 1
+        assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
+
+    def test_a24_no_piece_cuts_through_the_incarnations_of_a_key(self, store: SqlStore) -> None:
+        ids = save_old(store, *(ended(key, incarnation=n) for n in range(3) for key in ("1", "2")))
+        assert store.prune(Prunable.SAGA_KEYS, HOUR, 1) == 3
+        assert len({find(store, id)[id].key for id in ids if find(store, id)}) == 1
+        assert [store.prune(Prunable.SAGA_KEYS, HOUR, 1) for _ in range(2)] == [3, 0]
+
     def test_a24_the_incarnations_of_a_key_go_together(self, store: SqlStore) -> None:
         """Were the newest forgotten alone, a message by its key would be taken for an older one's."""
-        save(
-            store, ended("1", incarnation=1), ended("1", ends=False), ended("2", incarnation=1), ended("2", hours_ago=0)
-        )
+        save_old(store, ended("1", incarnation=1), ended("1", ends=False), ended("2", incarnation=1))
+        save(store, ended("2"))
         assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 0
         with store.begin() as uow:
             assert uow.current_sagas([("buy", "1")]) == {("buy", "1"): saga_id("buy", "1", 1)}
@@ -195,22 +269,104 @@ class TestSagaKeys:
 
 class TestDeadLetters:
     def test_only_old_dead_letters_are_deleted(self, store: SqlStore) -> None:
-        old, new = datetime.now(UTC) - DAY, datetime.now(UTC)
-        park(store, *(replace(parked(), status=status, parked_at=old) for status in ParkedStatus))
-        park(store, replace(parked(), status=ParkedStatus.DEAD_LETTER, parked_at=new))
+        park_old(store, *(replace(parked(), status=status) for status in ParkedStatus))
+        park(store, replace(parked(), status=ParkedStatus.DEAD_LETTER))
         assert store.prune(Prunable.DEAD_LETTERS, HOUR, 10) == 1
         assert [message.status for message in store.queries().parked()] == [
             *list(ParkedStatus)[:2],
             ParkedStatus.DEAD_LETTER,
         ]
 
+    def test_i10_its_time_begins_when_it_becomes_one_and_by_the_databases_clock(self, store: SqlStore) -> None:
+        """It may have been tried for weeks before, and the clock of who parked it may be wrong."""
+        then = datetime(1999, 1, 1, tzinfo=UTC)
+        park(
+            store, replace(parked(), parked_at=then), replace(parked(), status=ParkedStatus.DEAD_LETTER, parked_at=then)
+        )
+        first = store.queries().parked()[0]
+        with store.begin() as uow:
+            uow.repark(first.id, error="no", status=ParkedStatus.DEAD_LETTER, attempts=9, next_at=then)
+        assert store.prune(Prunable.DEAD_LETTERS, HOUR, 10) == 0
+        assert store.prune(Prunable.DEAD_LETTERS, NONE, 10) == 2
+
+
+class TestActs:
+    """What a person does to a dead letter begins its time anew."""
+
+    def test_i10_what_is_skipped_stays_from_then_on(self, store: SqlStore) -> None:
+        park(store, replace(parked(), parked_at=datetime(1999, 1, 1, tzinfo=UTC), status=ParkedStatus.DEAD))
+        (message,) = store.queries().parked()
+        store.parked_acts().carry_out(message.id, Act("skip", "ann", "no use", datetime(1999, 1, 1, tzinfo=UTC)))
+        assert store.prune(Prunable.DEAD_LETTERS, HOUR, 10) == 0
+        assert store.prune(Prunable.DEAD_LETTERS, NONE, 10) == 1
+
+    def test_i10_what_is_tried_again_is_no_dead_letter(self, store: SqlStore) -> None:
+        park_old(store, replace(parked(), status=ParkedStatus.DEAD_LETTER))
+        (message,) = store.queries().parked()
+        store.parked_acts().carry_out(message.id, Act("retry", "ann", "again", datetime.now(UTC)))
+        with store.begin() as uow:
+            uow.repark(message.id, error="no", status=ParkedStatus.DEAD_LETTER, attempts=9, next_at=datetime.now(UTC))
+        assert store.prune(Prunable.DEAD_LETTERS, HOUR, 10) == 0, "its time begins anew"
+
 
 class TestAtWork:
     """Beside transactions that claim, and beside others that prune."""
 
+    @pytest.mark.parametrize("held", list(Operation))
+    def test_a02_a_saga_is_left_whole_while_a_transaction_builds_on_a_part_of_it(
+        self, postgres_store: SqlStore, saga: UUID, held: Operation
+    ) -> None:
+        """A compensation that has just read that its action ran would otherwise be all that is remembered."""
+        store = postgres_store
+        settle(store, *(asks(saga, op, step) for step in ("pay", "ship") for op in Operation))
+        with store.begin() as uow:
+            assert uow.claim_barrier([asks(saga, held)]).keys() == {asks(saga, held)}
+            assert store.prune(Prunable.BARRIER, NONE, 10) == 0
+        assert store.prune(Prunable.BARRIER, NONE, 10) == 4
+
+    def test_two_that_ask_for_what_was_done_do_not_wait_for_each_other(
+        self, postgres_store: SqlStore, saga: UUID
+    ) -> None:
+        store = postgres_store
+        settle(store, asks(saga))
+        with store.begin() as first:
+            first.claim_barrier([asks(saga)])
+            with store.begin() as second:
+                assert second.claim_barrier([asks(saga)]).keys() == {asks(saga)}
+
+    def test_a02_what_is_forgotten_while_it_is_claimed_is_claimed_like_any_other(
+        self, postgres_store: SqlStore, saga: UUID
+    ) -> None:
+        """Else a compensation leaves its own row alone, and the action that comes later runs, and hangs."""
+        store = postgres_store
+        settle(store, asks(saga))
+        reached: list[int] = []
+
+        def between(_c: object, _cursor: object, statement: str, *_: object) -> None:
+            if "INSERT INTO barrier" in statement and not reached:
+                reached.append(0)
+                reached[0] = store.prune(Prunable.BARRIER, NONE, 10)
+
+        event.listen(store.engine, "after_cursor_execute", between)
+        both = [asks(saga), asks(saga, COMPENSATION)]
+        with store.begin() as uow:
+            assert uow.claim_barrier(both) == {}
+            uow.settle_barrier(dict.fromkeys(both, BarrierEntry(Outcome.DONE)))
+        assert reached == [1]
+        assert done(store, *both) == set(both)
+
+    def test_a24_a_key_is_kept_while_one_of_its_incarnations_is_held(self, postgres_store: SqlStore) -> None:
+        store = postgres_store
+        ids = save_old(store, ended("1"), ended("1", incarnation=1))
+        for held in ids:
+            with store.begin() as uow:
+                uow.load_sagas([held])
+                assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 0
+        assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 2
+
     def test_a35_it_waits_for_nobody(self, postgres_store: SqlStore) -> None:
         store = postgres_store
-        held, free = save(store, ended("1"), ended("2"))
+        held, free = save_old(store, ended("1"), ended("2"))
         with store.begin() as uow:
             uow.load_sagas([held])
             assert store.prune(Prunable.SAGAS, HOUR, 10) == 1
@@ -222,8 +378,7 @@ class TestAtWork:
         store = postgres_store
         if isinstance(store, MemoryStore):
             pytest.skip("about row locks")
-        old = datetime.now(UTC) - DAY
-        park(store, *(replace(parked(), status=ParkedStatus.DEAD_LETTER, parked_at=old) for _ in range(2)))
+        park_old(store, *(replace(parked(), status=ParkedStatus.DEAD_LETTER) for _ in range(2)))
         table = store.tables.parked_message
         with store.engine.begin() as connection:
             connection.execute(select(table).order_by(table.c.id).limit(1).with_for_update())
@@ -232,7 +387,7 @@ class TestAtWork:
     def test_a35_a_batch_that_locks_what_is_being_pruned_does_not_dead_lock(self, postgres_store: SqlStore) -> None:
         """A batch holds the second of two sagas and wants the first, which a plain DELETE holds, wanting the second."""
         store = postgres_store
-        first, second = sorted(save(store, ended("1"), ended("2")))
+        first, second = sorted(save_old(store, ended("1"), ended("2")))
         with store.begin() as uow:
             uow.load_sagas([second])
             assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
@@ -246,7 +401,7 @@ class TestAtWork:
         keys, sagas = [key() for _ in range(300)], [uuid4() for _ in range(300)]
         claim(store, *keys)
         settle(store, *(asks(saga) for saga in sagas))
-        ids = save(store, *(ended(str(n)) for n in range(300)))
+        ids = save_old(store, *(ended(str(n)) for n in range(300)))
 
         def prunes() -> int:
             count = 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from kafkasaga.ports import BarrierKey, InboxKey, ParkedStatus, Prunable, SagaChange
+from kafkasaga.ports import BarrierKey, InboxKey, Parked, ParkedStatus, Prunable, SagaChange
 from kafkasaga.saga.instance import Instance, forgotten
 from kafkasaga.testing.memory.locks import Locks
 from kafkasaga.testing.memory.tables import Tables
@@ -26,6 +26,8 @@ class Ages:
     inbox: dict[InboxKey, datetime] = field(default_factory=dict[InboxKey, datetime])
     barrier: dict[BarrierKey, datetime] = field(default_factory=dict[BarrierKey, datetime])
     ended: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
+    dead: dict[int, datetime] = field(default_factory=dict[int, datetime])
+    """Since when a parked message is a dead letter."""
     pruned: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
 
     def claimed(self, inbox: Iterable[InboxKey], barrier: Iterable[BarrierKey]) -> None:
@@ -39,7 +41,15 @@ class Ages:
     def saved(self, change: SagaChange) -> None:
         """A saga's change is committed."""
         if change.instance.status.ended and change.entries:
-            self.ended.setdefault(change.instance.id, change.entries[-1].at)
+            self.ended[change.instance.id] = self.now()
+
+    def parked(self, changed: Mapping[int, Parked | None]) -> None:
+        """These are parked, or are no more."""
+        for id, message in changed.items():
+            if message is None or message.status is not ParkedStatus.DEAD_LETTER:
+                self.dead.pop(id, None)
+            else:
+                self.dead.setdefault(id, self.now())
 
 
 def prune(tables: Tables, ages: Ages, locks: Locks, what: Prunable, keep: timedelta, limit: int) -> int:
@@ -49,12 +59,11 @@ def prune(tables: Tables, ages: Ages, locks: Locks, what: Prunable, keep: timede
         case Prunable.INBOX:
             return _forget_inbox(tables, ages, cut, limit)
         case Prunable.BARRIER:
-            return _forget_barrier(tables, ages, cut, limit)
+            return _forget_barrier(tables, ages, locks, cut, limit)
         case Prunable.DEAD_LETTERS:
-            letters = (m for m in tables.parked.values() if m.status is ParkedStatus.DEAD_LETTER)
-            gone = [m.id for m in letters if m.parked_at <= cut and _free(locks, "parked", m.id)][:limit]
+            gone = [id for id, at in ages.dead.items() if at <= cut and _free(locks, "parked", id)][:limit]
             for letter in gone:
-                del tables.parked[letter]
+                del tables.parked[letter], ages.dead[letter]
             return len(gone)
         case Prunable.SAGAS:
             ended = [id for id in _ended(ages, cut) if id not in ages.pruned and _free(locks, "saga", id)][:limit]
@@ -76,11 +85,14 @@ def _forget_inbox(tables: Tables, ages: Ages, cut: datetime, limit: int) -> int:
     return len(old)
 
 
-def _forget_barrier(tables: Tables, ages: Ages, cut: datetime, limit: int) -> int:
+def _forget_barrier(tables: Tables, ages: Ages, locks: Locks, cut: datetime, limit: int) -> int:
+    """All of a saga, or none of it."""
     needed = {key.saga_id for key, at in ages.barrier.items() if at > cut}
     needed |= {m.asks.saga_id for m in tables.parked.values() if m.asks is not None}
     needed |= {id for id, instance in tables.sagas.items() if not instance.status.ended}
-    old = [key for key in ages.barrier if key.saga_id not in needed][:limit]
+    needed |= {key.saga_id for key in ages.barrier if key.saga_id not in needed and not _free(locks, "barrier", key)}
+    sagas = {key.saga_id for key in [key for key in ages.barrier if key.saga_id not in needed][:limit]}
+    old = [key for key in ages.barrier if key.saga_id in sagas]
     for key in old:
         del ages.barrier[key]
         tables.barrier.pop(key, None)
@@ -88,15 +100,21 @@ def _forget_barrier(tables: Tables, ages: Ages, cut: datetime, limit: int) -> in
 
 
 def _forget_keys(tables: Tables, ages: Ages, locks: Locks, cut: datetime, limit: int) -> int:
-    old = set(_ended(ages, cut))
-    needed = {_name(instance) for id, instance in tables.sagas.items() if id not in old}
-    gone = [id for id in _ended(ages, cut) if _name(tables.sagas[id]) not in needed and _free(locks, "saga", id)]
-    for id in gone[:limit]:
+    old = dict.fromkeys(_ended(ages, cut))
+    remembered = {key.saga_id for key in ages.barrier}
+    needed = {
+        _name(instance)
+        for id, instance in tables.sagas.items()
+        if id not in old or id in remembered or not _free(locks, "saga", id)
+    }
+    names = {_name(tables.sagas[id]) for id in [id for id in old if _name(tables.sagas[id]) not in needed][:limit]}
+    gone = [id for id, instance in tables.sagas.items() if _name(instance) in names]
+    for id in gone:
         instance = tables.sagas.pop(id)
         tables.newest.pop(_name(instance), None)
         tables.logs.pop(id, None)
         del ages.ended[id]
-    return len(gone[:limit])
+    return len(gone)
 
 
 def _ended(ages: Ages, cut: datetime) -> Collection[UUID]:

@@ -301,6 +301,7 @@ class MemoryUnitOfWork:
             tables.sagas |= self._sagas
             _merge(tables.timers, {id: self._timers[id] for id in self._sagas})
             _merge(tables.parked, self._parked)
+            self._ages.parked(self._parked)
             for write in self._writes:
                 write()
             self._aborted = "it has ended"

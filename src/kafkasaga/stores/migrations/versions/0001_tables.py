@@ -164,6 +164,7 @@ def _parked_messages() -> None:
         sa.Column("deaths", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("next_at", _TIME),
         sa.Column("parked_at", _TIME, nullable=False),
+        sa.Column("dead_at", _TIME),
         sa.Column("saga_id", sa.Uuid()),
         sa.Column("step_path", sa.Text()),
         sa.Column("generation", sa.Integer()),
