@@ -118,7 +118,7 @@ def consuming(
             with running(*workers):
                 wait_until("a settled group", lambda: machine.members("ledger") == replicas, workers)
                 Load(machine.bootstrap_servers).send(commands(-WARM_UP, WARM_UP))
-                wait_until("the warm-up", lambda: _rows(connection, "ledger") == WARM_UP, workers)
+                wait_until("the warm-up", lambda: rows(connection, "ledger") == WARM_UP, workers)
                 yield connection, tuple(workers)
 
 
@@ -176,9 +176,9 @@ def begin_at(connection: psycopg.Connection, group: str, ends: dict[tuple[str, i
 
 def check(connection: psycopg.Connection, messages: int, consumer: Consumer, known: int) -> None:
     """One row each in every table, and the replies of an account in the order of its commands."""
-    expect("rows in inbox", _rows(connection, "inbox"), messages + WARM_UP + known)
+    expect("rows in inbox", rows(connection, "inbox"), messages + WARM_UP + known)
     for table in ("barrier", "ledger", "outbox"):
-        expect(f"rows in {table}", _rows(connection, table), messages + WARM_UP)
+        expect(f"rows in {table}", rows(connection, table), messages + WARM_UP)
     last: dict[str, int] = {}
     orders: set[int] = set()
     for key, body in connection.execute(consumer.replies).fetchall():
@@ -190,7 +190,7 @@ def check(connection: psycopg.Connection, messages: int, consumer: Consumer, kno
     expect("different replies", len(orders), messages + WARM_UP)
 
 
-def _rows(connection: psycopg.Connection, table: str) -> int:
+def rows(connection: psycopg.Connection, table: str) -> int:
     found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 (our own names)
     return found[0] if found else 0
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from benchmarks.harness.figures import Contender, Figures, Run, Workload
+from benchmarks.harness.filling import fill_inbox, fill_sagas
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import Options
 from benchmarks.workloads import consume, relay, saga
@@ -69,7 +70,7 @@ def _replicas(number: int) -> str:
 
 
 def _relay(rows: int) -> Run:
-    return lambda machine, options: relay.drain(machine, relay.Ours(options.payload), rows)
+    return lambda machine, options: relay.drain(machine, relay.Backlog(options.payload), rows)
 
 
 def _sized(size: int) -> Run:
@@ -82,9 +83,8 @@ def _sized(size: int) -> Run:
 
 def _inbox(rows: int) -> Run:
     def prefill(connection: psycopg.Connection) -> None:
-        fill = "INSERT INTO inbox (consumer, source, message_id) SELECT 'ledger', 'old', gen_random_uuid() {}"
-        connection.execute(fill.format("FROM generate_series(1, %s)"), (rows,))
-        connection.execute("VACUUM ANALYZE inbox")
+        if rows:
+            fill_inbox(connection, "ledger", "bench", rows)
 
     def run(machine: Machine, options: Options) -> Figures:
         with consume.consuming(machine, consume.PLAIN, prefill=prefill) as (connection, workers):
@@ -103,38 +103,8 @@ def _consumers(replicas: int) -> Run:
 
 def _sagas(finished: int, live: int) -> Run:
     def prefill(services: saga.Running) -> None:
-        database = services.databases["orchestrator"]
         saga.wait_for_ends(services)
-        if finished:
-            database.execute(_OLD_LOG, (finished,))
-            database.execute(_OLD_SAGAS, (finished,))
-        if live:
-            database.execute(_LIVE_SAGAS, (live,))
-        for table in ("saga", "saga_log", "saga_timer"):
-            database.execute(f"VACUUM ANALYZE {table}")
+        if finished or live:
+            fill_sagas(services.databases["orchestrator"], finished, live)
 
     return lambda machine, options: saga.closed_loop(machine, options, saga.OURS, options.in_flight[0], prefill)
-
-
-_PATTERN = "FROM (SELECT * FROM saga WHERE status = 'completed' LIMIT 1) AS s, generate_series(1, %s) AS g"
-_COLUMNS = "saga_id, name, version, key, incarnation, status, seq, snapshot, started_at, updated_at, ended_at"
-_OLD_SAGAS = f"""
-INSERT INTO saga ({_COLUMNS})
-SELECT md5('old ' || g)::uuid, name, version, 'old ' || g, 0, status, seq, snapshot, started_at, updated_at, ended_at
-{_PATTERN}
-"""
-_OLD_LOG = """
-INSERT INTO saga_log (saga_id, seq, kind, step_path, message_id, body, at)
-SELECT md5('old ' || g)::uuid, seq, kind, step_path, message_id, body, at
-FROM (SELECT * FROM saga_log WHERE saga_id = (SELECT saga_id FROM saga WHERE status = 'completed' LIMIT 1)) AS l,
-    generate_series(1, %s) AS g
-"""
-_LIVE_SAGAS = f"""
-WITH live AS (
-    INSERT INTO saga ({_COLUMNS}, timer_at)
-    SELECT md5('live ' || g)::uuid, name, version, 'live ' || g, 0, 'running', seq, snapshot, started_at, updated_at,
-        NULL, now() + interval '1 day'
-    {_PATTERN} RETURNING saga_id, timer_at
-)
-INSERT INTO saga_timer (saga_id, due_at) SELECT saga_id, timer_at FROM live
-"""  # noqa: S608

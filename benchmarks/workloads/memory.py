@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks.harness.figures import Contender, Figures, Run, Workload
+import psycopg
+
+from benchmarks.harness.figures import Contender, Figures, Run, Workload, expect, rates
+from benchmarks.harness.load import Load
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import Options
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.usage import Meter, peak_memory
+from benchmarks.harness.waiting import wait_until
 from benchmarks.workloads import consume, relay
 
 SMALL = 10_000
@@ -30,7 +36,7 @@ def workloads(options: Options) -> list[Workload]:
             baseline=f"kafkasaga, {small}",
         )
         for what, ours, by_hand in (
-            ("the relay", _relay(relay.Ours), _relay(relay.ByHand)),
+            ("the relay", _relay(relay.Backlog), _relay(relay.ByHand)),
             ("the consumer", _consumer(consume.PLAIN), _consumer(consume.CEILING)),
         )
     ]
@@ -44,14 +50,35 @@ def _relay(contender: type[relay.Ours | relay.ByHand]) -> Callable[[int], Run]:
 
 
 def _consumer(consumer: consume.Consumer) -> Callable[[int], Run]:
-    def of(messages: int) -> Run:
-        def run(machine: Machine, _: Options) -> Figures:
-            with consume.consuming(machine, consumer) as (connection, workers):
-                return _peak_first(consume.measure(machine, connection, workers, messages, consumer))
+    def of(waiting: int) -> Run:
+        def run(machine: Machine, options: Options) -> Figures:
+            with consume.consuming(machine, consumer) as (connection, (worker,)):
+                return _under_backlog(machine, connection, worker, waiting, min(waiting, options.messages))
 
         return run
 
     return of
+
+
+def _under_backlog(
+    machine: Machine, connection: psycopg.Connection, worker: Worker, waiting: int, handled: int
+) -> Figures:
+    """All become visible at once; what a process needs shows long before it has handled them all."""
+    load = Load(machine.bootstrap_servers)
+    load.write(consume.commands(0, waiting))
+    machine.settle()
+    groups = {"consumer": [worker.pid], "postgresql": [machine.postgres.pid], "kafka": [machine.kafka.pid]}
+    meter = Meter(groups)
+    load.publish()
+    wanted = handled + consume.WARM_UP
+    wait_until("the commands", lambda: consume.rows(connection, "ledger") >= wanted, [worker], every=0.1)
+    usage = meter.stop()
+    peak = peak_memory(worker.pid)
+    worker.stop()
+    found = consume.rows(connection, "ledger")
+    for table in ("inbox", "barrier", "outbox"):
+        expect(f"rows in {table}", consume.rows(connection, table), found)
+    return _peak_first(replace(rates(found - consume.WARM_UP, usage, "messages"), values={"peak MB": peak}))
 
 
 def _peak_first(figures: Figures) -> Figures:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.ceiling import relay as by_hand
 from benchmarks.harness.figures import Contender, Figures, Workload, WrongResult, expect, rates
+from benchmarks.harness.filling import fill_outbox
 from benchmarks.harness.machine import Machine, connect, dsn, read_ends, read_from
 from benchmarks.harness.options import Options
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
@@ -62,18 +63,27 @@ class Ours:
         """COPY, and the last row through the API, whose commit wakes the relay."""
         engine = create_engine(url)
         with Session(engine) as session, session.begin():
-            driver: Any = session.connection().connection.driver_connection
-            columns = "message_id, topic, key, payload, headers, created_at"
-            with driver.cursor() as cursor, cursor.copy(f"COPY outbox ({columns}) FROM STDIN") as copy:
-                for id, message in messages(first, count - 1, self._size):
-                    body = message.model_dump_json().encode()
-                    now = datetime.now(UTC)
-                    envelope = Envelope(TOPIC, message.account, id, "bench", TOPIC, now, body)
-                    headers = headers_to_text(write_headers(envelope))
-                    copy.write_row((id, TOPIC, message.account, body, headers, now))
+            self._copy(session.connection().connection.driver_connection, first, count - 1)
             for _, message in messages(first + count - 1, 1, self._size):
                 outbox.publish(session, message)
         engine.dispose()
+
+    def _copy(self, driver: Any, first: int, count: int) -> None:
+        columns = "message_id, topic, key, payload, headers, created_at"
+        with driver.cursor() as cursor, cursor.copy(f"COPY outbox ({columns}) FROM STDIN") as copy:
+            for id, message in messages(first, count, self._size):
+                body = message.model_dump_json().encode()
+                now = datetime.now(UTC)
+                envelope = Envelope(TOPIC, message.account, id, "bench", TOPIC, now, body)
+                headers = headers_to_text(write_headers(envelope))
+                copy.write_row((id, TOPIC, message.account, body, headers, now))
+
+
+class Backlog(Ours):
+    """The same, for so many rows that PostgreSQL makes them itself."""
+
+    def _copy(self, driver: Any, first: int, count: int) -> None:
+        fill_outbox(driver, TOPIC, count, first, KEYS, self._size)
 
 
 class ByHand:

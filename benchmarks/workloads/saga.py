@@ -16,7 +16,7 @@ from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.options import Options
 from benchmarks.harness.orders import Customers
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
-from benchmarks.harness.usage import Meter
+from benchmarks.harness.usage import Meter, peak_memory
 from benchmarks.harness.waiting import wait_until
 from benchmarks.peers.shops import PEERS
 from benchmarks.workloads.consume import begin_at
@@ -87,13 +87,15 @@ def closed_loop(
         services.customers.order(0, WARM_UP, in_flight=in_flight)
         if prefill is not None:
             prefill(services)
+            machine.settle()
         meter = services.meter()
         services.customers.order(WARM_UP, options.sagas, in_flight=in_flight)
         usage = meter.stop()
         check(services)
         figures = rates(options.sagas, usage, "sagas")
         latency = percentiles(services.customers.latencies(WARM_UP))
-    return Figures({**figures.values, **latency}, figures.cpu)
+        peak = max(peak_memory(worker.pid) for worker in services.workers)
+    return Figures({**figures.values, **latency, "peak MB": peak}, figures.cpu)
 
 
 def _our_tables(service: Service, url: str) -> None:
