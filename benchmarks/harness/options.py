@@ -16,6 +16,7 @@ class Options:
     rounds: int
     json: Path | None
     plot: Path | None
+    page: Path | None
     contenders: tuple[str, ...]
     peers: bool
     rows: int
@@ -43,6 +44,7 @@ def parse(arguments: Sequence[str], workloads: Sequence[str]) -> Options:
     add("--rounds", type=int, default=3, help="each contender's turns; default %(default)s")
     add("--json", type=Path, help="write all figures to this file")
     add("--plot", type=Path, help="draw them into this file (.svg, .png)")
+    add("--page", type=Path, help="renew the tables of what ran in this page (docs/explanation/performance.md)")
     add("--rows", type=int, default=100_000, help="relay: committed outbox rows to drain; default %(default)s")
     add("--payload", type=int, default=200, help="relay, growth: bytes of a message; default %(default)s")
     add("--messages", type=int, default=30_000, help="consume: commands to handle; default %(default)s")

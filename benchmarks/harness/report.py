@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.harness.figures import Workload, as_json
 from benchmarks.harness.options import Options
+from benchmarks.harness.page import command, renew
 from benchmarks.harness.turns import Outcome
 
 
@@ -58,18 +59,22 @@ class Report:
             from benchmarks.harness.plot import draw
 
             draw(self._found, self._options.plot)
+        if self._options.page is not None:
+            renew(self._options.page, self._head(), self._found)
         return 1 if self._failed else 0
 
     def _write(self) -> None:
         if self._options.json is not None:
-            head = {
-                "date": time.strftime("%Y-%m-%d"),
-                "cores": os.cpu_count(),
-                "python": platform.python_version(),
-                "command": " ".join(["nox -s bench --", *sys.argv[1:]]),
-                "rounds": self._options.rounds,
-            }
-            self._options.json.write_text(json.dumps({**head, "workloads": self._found}, indent=2) + "\n")
+            self._options.json.write_text(json.dumps({**self._head(), "workloads": self._found}, indent=2) + "\n")
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "date": time.strftime("%Y-%m-%d"),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "command": command(sys.argv[1:]),
+            "rounds": self._options.rounds,
+        }
 
 
 def _contender(outcome: Outcome) -> dict[str, Any]:

@@ -57,6 +57,13 @@ def workloads(options: Options) -> list[Workload]:
         ),
         Workload(
             "growth",
+            "growth: sagas, by replicas of each service on this machine",
+            "sagas/s",
+            tuple(Contender(_replicas(number), _replicated(number)) for number in REPLICAS),
+            baseline=_replicas(1),
+        ),
+        Workload(
+            "growth",
             "growth: the relay, by the size of a message",
             "rows/s",
             tuple(Contender(f"{size:,} bytes", _sized(size)) for size in SIZES),
@@ -99,6 +106,12 @@ def _consumers(replicas: int) -> Run:
             return consume.measure(machine, connection, workers, options.messages, consume.PLAIN)
 
     return run
+
+
+def _replicated(replicas: int) -> Run:
+    return lambda machine, options: saga.closed_loop(
+        machine, options, saga.OURS, options.in_flight[0], replicas=replicas
+    )
 
 
 def _sagas(finished: int, live: int) -> Run:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 from sqlalchemy import create_engine
@@ -49,7 +51,9 @@ class Running:
     orders: int = field(default=0)
 
     def meter(self) -> Meter:
-        groups = {worker.name.removeprefix("saga-"): [worker.pid] for worker in self.workers}
+        groups: dict[str, list[int]] = defaultdict(list)
+        for worker in self.workers:
+            groups[worker.name.split("-")[1]].append(worker.pid)
         return Meter({**groups, "postgresql": [self.machine.postgres.pid], "kafka": [self.machine.kafka.pid]})
 
 
@@ -81,9 +85,10 @@ def closed_loop(
     system: System,
     in_flight: int,
     prefill: Callable[[Running], None] | None = None,
+    replicas: int = 1,
 ) -> Figures:
     """Sagas a second; ``prefill`` puts old things into the databases after the warm-up."""
-    with running_system(machine, options, system, options.sagas + WARM_UP) as services:
+    with running_system(machine, options, system, options.sagas + WARM_UP, replicas) as services:
         services.customers.order(0, WARM_UP, in_flight=in_flight)
         if prefill is not None:
             prefill(services)
@@ -128,7 +133,9 @@ CEILING = System(
 
 
 @contextmanager
-def running_system(machine: Machine, options: Options, system: System, orders: int) -> Iterator[Running]:
+def running_system(
+    machine: Machine, options: Options, system: System, orders: int, replicas: int = 1
+) -> Iterator[Running]:
     """Everything started, with ``orders`` orders that wait to be created."""
     machine.topics(*TOPICS, partitions=options.partitions)
     with ExitStack() as stack:
@@ -141,12 +148,21 @@ def running_system(machine: Machine, options: Options, system: System, orders: i
             begin_at(connection, service.name, machine.ends(*service.reads))
             environment = service_environment(url, machine.bootstrap_servers)
             command = system.command(machine, service.name, url)
-            workers.append(Worker(f"saga-{service.name}", command, environment, machine.folder))
-            stack.enter_context(running(workers[-1]))
+            for number in range(replicas):
+                workers.append(Worker(f"saga-{service.name}-{number}", command, environment, machine.folder))
+                stack.enter_context(running(workers[-1]))
         customers = Customers(machine, tuple(workers))
         stack.callback(customers.close)
+        if replicas > 1:
+            settled = partial(_settled, machine, replicas)
+            wait_until("settled groups", settled, workers, every=0.5)
         machine.settle()
         yield Running(machine, databases, tuple(workers), customers, orders)
+
+
+def _settled(machine: Machine, replicas: int) -> bool:
+    """Whether every replica of every service has partitions."""
+    return all(machine.members(name) == replicas for name in NAMES)
 
 
 def _prepare(service: Service, url: str, system: System, orders: int) -> None:
