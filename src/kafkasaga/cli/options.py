@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kafkasaga.cli.loading import loading
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.runtime import Service
 from kafkasaga.settings import Settings
@@ -55,7 +56,8 @@ def load_service(target: str) -> Service:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
+        with loading():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise

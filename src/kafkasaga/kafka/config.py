@@ -14,13 +14,16 @@ from typing import Any, Final, Protocol
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.kafka.properties import ALIASES, CONSUMER_ONLY, PRODUCER_ONLY, canonical, is_secret
 
+TAKEOVER_SECONDS: Final = 15
+"""What is promised of the defaults: by then another replica goes on with the partitions of one that died or froze."""
+
 CONSUMER_DEFAULTS: Final[Mapping[str, Any]] = {
     # A rebalance takes away only what moves; everything else is read on meanwhile.
     "partition.assignment.strategy": "cooperative-sticky",
-    # How long the partitions of a dead member wait for it. A restarted static member is back at once.
-    "session.timeout.ms": 15_000,
-    # Members hear of a rebalance in the answer to a heartbeat, and a cooperative one takes two rounds.
-    "heartbeat.interval.ms": 1_000,
+    # How long the partitions of a dead member wait for it. A restarted static member is back at once. The rest of
+    # TAKEOVER_SECONDS is for a surviving one: it hears of it with its next heartbeat, joins, and begins to read.
+    "session.timeout.ms": 12_000,
+    "heartbeat.interval.ms": 500,
     # Only the database's positions are exact; Kafka's are for monitoring and for a lost database row.
     "enable.auto.commit": True,
     "auto.commit.interval.ms": 500,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeAlias
 
 from tests.faults.real.account import Account, Happened
 from tests.faults.real.mortal import POINTS
+from tests.faults.real.probe import QUESTIONS, Answer, answer
 from tests.faults.real.progress import Places, Progress
 from tests.faults.real.proxy import Proxy
 from tests.faults.real.replica import Replica
@@ -17,10 +18,10 @@ from tests.faults.real.system import System
 
 REACH_SECONDS = 12.0
 """For a process to come to the point at which it is to die."""
-RECOVER_SECONDS = 60.0
-"""For work to go on; then it is a failure of the run."""
 BEYOND_SECONDS = 2.5
 """Longer than the session's time-out, to be sure that the group has noticed."""
+STAGES = ("started", "imported", "assigned", "progress")
+"""Milestones of a process on its way from its start to the first progress."""
 
 
 @dataclass
@@ -31,16 +32,19 @@ class Scene:
     progress: Progress
     random: Random
     account: Account
+    patience: float
+    """Seconds for work to go on; then it is a failure of the run."""
 
     def recovered(self, replica: Replica, died: float, before: Places) -> float | None:
         """Seconds from a death until the next process of the replica has committed progress."""
-        works = self.progress.wait(lambda: self.progress.new_owner_works(replica.service, before), RECOVER_SECONDS)
+        works = self.progress.wait(lambda: self.progress.new_owner_works(replica.service, before), self.patience)
         if works is None:
-            self.account.failures.append(f"{replica.name} did not work again within {RECOVER_SECONDS:.0f} s of a kill")
+            self.account.failures.append(f"{replica.name} did not work again within {self.patience:.0f} s of a kill")
             return None
-        for at, pid, what in replica.milestones():
-            if pid == replica.pid and what in ("started", "imported", "assigned", "progress"):
-                self.account.stages.setdefault(what, []).append(at - died)
+        for one in replica.milestones():
+            if one.pid == replica.pid and one.what in STAGES:
+                self.account.stages.setdefault(one.what, []).append(one.at - died)
+                self.account.work.setdefault(one.what, []).append(one.cpu)
         return works - died
 
     def goes_on(self, leave_out: Collection[Replica] = ()) -> float | None:
@@ -58,9 +62,9 @@ class Scene:
                     del missing[service]
             return not missing
 
-        moved = self.progress.wait(all_moved, RECOVER_SECONDS)
+        moved = self.progress.wait(all_moved, self.patience)
         if moved is None:
-            self.account.failures.append(f"no progress for {RECOVER_SECONDS:.0f} s: {', '.join(missing)}")
+            self.account.failures.append(f"no progress for {self.patience:.0f} s: {', '.join(missing)}")
             return None
         return moved - began
 
@@ -101,7 +105,7 @@ def _killed_while_starting(scene: Scene, replica: Replica, point: str) -> Happen
     replica.order_death(point, 1)
     died = _await_death(scene, replica)
     happened = _restarted(scene, replica, f"SIGKILL {point}", died)
-    return Happened(happened.kind, happened.detail, happened.reached, happened.seconds, happened.died + 1)
+    return replace(happened, died=happened.died + 1)
 
 
 def _await_death(scene: Scene, replica: Replica) -> float | None:
@@ -110,7 +114,7 @@ def _await_death(scene: Scene, replica: Replica) -> float | None:
 
 
 def _restarted(scene: Scene, replica: Replica, kind: str, died: float | None) -> Happened:
-    if died is None:
+    if died is None or not replica.killed:
         replica.order_death("", 1)  # it is not to die of this any more
         scene.system.start_what_ended()
         return Happened(kind, replica.name, reached=False)
@@ -126,7 +130,7 @@ def _places(scene: Scene, service: str) -> Places:
         found.append(scene.progress.of(service))
         return True
 
-    scene.progress.wait(look, RECOVER_SECONDS)
+    scene.progress.wait(look, scene.patience)
     return found[0]
 
 
@@ -146,7 +150,7 @@ def killed_again_and_again(scene: Scene) -> Happened:
         time.sleep(scene.random.uniform(0.1, 1.6))
         replica.kill()
     happened = _restarted(scene, replica, "SIGKILL again and again", time.monotonic())
-    return Happened(happened.kind, happened.detail, True, happened.seconds, times + 1)
+    return replace(happened, died=happened.died + times)
 
 
 def many_killed(scene: Scene) -> Happened:
@@ -156,11 +160,11 @@ def many_killed(scene: Scene) -> Happened:
     victims = [*scene.system.of(service), *scene.random.sample(others, 2)]
     for replica in victims:
         replica.kill()
+    reached = all(replica.killed for replica in victims)
     for replica in victims:
         replica.start()
-    return Happened(
-        "SIGKILL of several", ", ".join(v.name for v in victims), seconds=scene.goes_on(), died=len(victims)
-    )
+    names = ", ".join(replica.name for replica in victims)
+    return Happened("SIGKILL of several", names, reached, scene.goes_on(), died=len(victims))
 
 
 def taken_over(scene: Scene) -> Happened:
@@ -176,9 +180,9 @@ def taken_over(scene: Scene) -> Happened:
         moved = {at for at in lost if now[at].owner not in dead}
         return moved == lost and any(now[at].next > before[at].next for at in moved)
 
-    works = scene.progress.wait(survivor_works, RECOVER_SECONDS) if lost else None
+    works = scene.progress.wait(survivor_works, scene.patience) if lost else None
     if lost and works is None:
-        scene.account.failures.append(f"nobody took over from {replica.name} within {RECOVER_SECONDS:.0f} s")
+        scene.account.failures.append(f"nobody took over from {replica.name} within {scene.patience:.0f} s")
     replica.start()
     scene.goes_on()
     seconds = None if works is None else works - died
@@ -193,8 +197,9 @@ def frozen_service(scene: Scene) -> Happened:
     replica = scene.random.choice(scene.system.twins if scene.random.random() < 0.5 else scene.system.replicas)
     replica.freeze()
     time.sleep(scene.system.session_timeout + BEYOND_SECONDS + scene.random.uniform(0.0, 2.0))
+    reached = replica.frozen
     replica.thaw()
-    return Happened("service frozen beyond its session", replica.name, seconds=scene.goes_on())
+    return Happened("service frozen beyond its session", replica.name, reached, scene.goes_on())
 
 
 def server_down(kind: str, how: str) -> Fault:
@@ -204,8 +209,9 @@ def server_down(kind: str, how: str) -> Fault:
         server = scene.system.kafka if kind == "Kafka" else scene.system.postgres
         server.kill() if how == "killed" else server.stop()
         time.sleep(scene.random.uniform(0.5, 4.0))
+        reached = answer(server.port, QUESTIONS[kind]) is Answer.REFUSED
         server.start()
-        return Happened(f"{kind} {how} and restarted", "", seconds=scene.goes_on())
+        return Happened(f"{kind} {how} and restarted", "", reached, scene.goes_on())
 
     return fault
 
@@ -217,8 +223,9 @@ def server_frozen(kind: str) -> Fault:
         server = scene.system.kafka if kind == "Kafka" else scene.system.postgres
         server.pause()
         time.sleep(scene.random.choice([2.0, scene.system.session_timeout + BEYOND_SECONDS]))
+        reached = answer(server.port, QUESTIONS[kind]) is Answer.NONE
         server.resume()
-        return Happened(f"{kind} frozen", "", seconds=scene.goes_on())
+        return Happened(f"{kind} frozen", "", reached, scene.goes_on())
 
     return fault
 

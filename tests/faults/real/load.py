@@ -50,7 +50,7 @@ class OrderLoad:
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
         self._thread.start()
 
-    def stop(self, within: float = 120.0) -> None:
+    def stop(self, within: float) -> None:
         """Place no more, and wait for the answers to what was sent."""
         self._stopping.set()
         self._thread.join(within)

@@ -2,11 +2,13 @@
 
 It dies at a named point of the library, before or after a certain function is called. Which one, it reads from the file
 that ``MORTAL_ORDERS`` names, whenever that appears; what happened, it appends to ``MORTAL_LOG``, with the system's
-monotonic clock, which all processes share.
+monotonic clock, which all processes share, and the CPU seconds that it has needed so far. At SIGUSR1 it writes to
+standard error where its threads are.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib
 import json
@@ -44,7 +46,8 @@ class Mortality:
 
     def note(self, what: str) -> None:
         """One line, unbuffered: it must be there when this process is not."""
-        os.write(self._file, f"{time.monotonic():.6f} {os.getpid()} {what}\n".encode())
+        line = f"{time.monotonic():.6f} {os.getpid()} {time.process_time():.3f} {what}\n"
+        os.write(self._file, line.encode())
 
     def note_once(self, what: str) -> None:
         if what not in self._seen:
@@ -123,6 +126,7 @@ def tell_milestones(mortality: Mortality) -> None:
 def main() -> None:
     mortality = Mortality(Path(os.environ.pop("MORTAL_ORDERS")), Path(os.environ.pop("MORTAL_LOG")))
     mortality.note("started")
+    faulthandler.register(signal.SIGUSR1)
     _, module, *_ = sys.argv
     importlib.import_module("kafkasaga.runtime.runner")
     mortality.note("imported")

@@ -11,13 +11,28 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.faults.real.proxy import Proxy
 from tests.support.process import Guard
 
 ROOT = Path(__file__).resolve().parents[3]
 STOP_SECONDS = 45.0
+DUMP_SECONDS = 2.0
+"""For a process to write where its threads are."""
 LOG_TAIL = 30
+DUMP_TAIL = 150
+
+
+class Milestone(NamedTuple):
+    """What a process has noted."""
+
+    at: float
+    """On the system's monotonic clock."""
+    pid: int
+    cpu: float
+    """Seconds that the process had needed by then."""
+    what: str
 
 
 @dataclass
@@ -33,8 +48,8 @@ class Replica:
     kafka: Proxy
     postgres: Proxy
     kills: int = 0
-    ended: list[str] = field(default_factory=list[str])
-    """How it ended by itself, if it ever did."""
+    stuck: list[str] = field(default_factory=list[str])
+    """Where its threads were when it did not stop in time."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,7 +107,7 @@ class Replica:
         if self._process is None or self._process.poll() is None:
             return None
         pid = self.pid
-        moments = [at for at, of, what in self.milestones() if of == pid and what.startswith("died ")]
+        moments = [one.at for one in self.milestones() if one.pid == pid and one.what.startswith("died ")]
         if moments:
             self._buried()
             return moments[0]
@@ -102,9 +117,16 @@ class Replica:
         """If it has ended and nobody has killed it: how, with the end of its log."""
         if self._process is None or (status := self._process.poll()) is None or self.died() is not None:
             return None
-        text = f"{self.name} ended with status {status}"
-        self.ended.append(text)
-        return f"{text}:\n{self.log_tail()}"
+        return f"{self.name} ended with status {status}:\n{self.log_tail()}"
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL was what its process ended by."""
+        return self._process is not None and self._process.poll() == -signal.SIGKILL
+
+    @property
+    def frozen(self) -> bool:
+        return stands_still(self.pid)
 
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -123,25 +145,33 @@ class Replica:
         try:
             status = self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            os.kill(self.pid, signal.SIGUSR1)
+            time.sleep(DUMP_SECONDS)
+            self.stuck.append(f"{self.name} did not stop within {STOP_SECONDS:.0f} s:\n{self.log_tail(DUMP_TAIL)}")
             self._process.kill()
             status = self._process.wait()
         Guard.get().tell("forget", self.pid)
         return 0 if status == -signal.SIGTERM else status
 
-    def milestones(self) -> list[tuple[float, int, str]]:
-        """Everything its processes have noted: when, which one, what."""
+    def milestones(self) -> list[Milestone]:
+        """Everything its processes have noted."""
         if not self._milestones.exists():
             return []
-        lines = (line.split(" ", 2) for line in self._milestones.read_text().splitlines())
-        return [(float(at), int(pid), what) for at, pid, what in lines]
+        lines = (line.split(" ", 3) for line in self._milestones.read_text().splitlines())
+        return [Milestone(float(at), int(pid), float(cpu), what) for at, pid, cpu, what in lines]
 
     def owners(self) -> set[str]:
         """The names under which it has owned partitions, in all its lives."""
-        return {what.removeprefix("owner ") for _, _, what in self.milestones() if what.startswith("owner ")}
+        return {one.what.removeprefix("owner ") for one in self.milestones() if one.what.startswith("owner ")}
 
-    def log_tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
+    def log_tail(self, lines: int = LOG_TAIL) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _buried(self) -> None:
         self.kills += 1
         Guard.get().tell("forget", self.pid)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP); the letter behind its name in parentheses says so."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

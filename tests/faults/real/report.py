@@ -27,6 +27,7 @@ def facts(run: Run) -> dict[str, Any]:
         "seed": run.options.seed,
         "minutes": run.options.minutes,
         "rounds": run.rounds,
+        "takeover_within_s": run.options.takeover,
         "session_timeout_s": run.options.session_timeout,
         "kills": account.kills,
         "outages": sum(count for kind, (_, count) in account.by_kind().items() if kind.startswith(OUTAGES)),
@@ -36,6 +37,7 @@ def facts(run: Run) -> dict[str, Any]:
         },
         "recovery_after_a_kill": _times(account.seconds("SIGKILL at", "SIGKILL before", "SIGKILL after")),
         "recovery_stages_p50_s": {stage: _round(p50(times)) for stage, times in account.stages.items()},
+        "recovery_stages_p50_cpu_s": {stage: _round(p50(times)) for stage, times in account.work.items()},
         "takeover": _times(account.seconds("takeover")),
         "orders": verdict.orders if verdict else 0,
         "readings": verdict.readings if verdict else 0,
@@ -66,7 +68,10 @@ def show(run: Run, console: Console) -> None:
     told = facts(run)
     console.print(_faults(run.account))
     recovery, takeover = told["recovery_after_a_kill"], told["takeover"]
-    stages = ", ".join(f"{stage} {seconds}" for stage, seconds in told["recovery_stages_p50_s"].items())
+    work = told["recovery_stages_p50_cpu_s"]
+    stages = ", ".join(
+        f"{stage} {seconds} ({work[stage]} CPU)" for stage, seconds in told["recovery_stages_p50_s"].items()
+    )
     console.print(f"{told['kills']} kills, {told['outages']} outages, {told['rounds']} rounds")
     console.print(f"{told['orders']} orders, {told['readings']} readings, {told['messages']} messages in topics")
     console.print(
@@ -74,7 +79,7 @@ def show(run: Run, console: Console) -> None:
     )
     console.print(f"works again after a kill: {_words(recovery)} (target: p50 {RECOVERY_TARGET:.0f} s)")
     console.print(f"  until, p50: {stages}", style="dim")
-    console.print(f"other replica takes over: {_words(takeover)} (session time-out: {told['session_timeout_s']:.0f} s)")
+    console.print(f"other replica takes over: {_words(takeover)} (target: {told['takeover_within_s']:.0f} s)")
     for kind, texts in told["wrong"].items():
         console.print(f"[bold {'red' if texts else 'green'}]{kind}: {len(texts)}[/]")
         for text in texts[:SHOWN]:

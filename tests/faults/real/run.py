@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from random import Random
 
 from kafkasaga.examples.order_system.demo.seed import INITIAL_STOCK
 from tests.faults.real.account import Account, Happened
 from tests.faults.real.checker import READS, Evidence, Request, Verdict, gather, judge, topic_ends
-from tests.faults.real.faults import DECK, Fault, Scene
+from tests.faults.real.deck import deal, planned
+from tests.faults.real.faults import DECK, Scene
 from tests.faults.real.load import MeterLoad, OrderLoad
 from tests.faults.real.options import Options
 from tests.faults.real.progress import Progress
 from tests.faults.real.system import System, running_system, until_ready
 
-QUIET_SECONDS = 180.0
-"""For everything to come to its end: a step's deadline and its retry are within."""
+QUIET_PATIENCE = 3.0
+"""For everything to come to its end, in patiences: a step's deadline and its retry are within."""
 LEFT = """
 SELECT (SELECT count(*) FROM outbox)
      + (SELECT count(*) FROM saga WHERE status NOT IN ('completed', 'cancelled'))
@@ -43,6 +43,7 @@ class Run:
 
     def do(self, folder: Path) -> Verdict:
         """All of it."""
+        self.account.planned = planned(DECK, self.options.only)
         with running_system(folder, self.options.session_timeout) as system:
             until_ready(system)
             orders = OrderLoad(system.front, self.options.orders, self.options.seed)
@@ -50,7 +51,7 @@ class Run:
                 closing(Progress(system.urls)) as progress,
                 closing(MeterLoad(system.urls["meter"], self.options.readings, self.options.seed)) as meters,
             ):
-                scene = Scene(system, progress, Random(self.options.seed), self.account)
+                scene = Scene(system, progress, Random(self.options.seed), self.account, self.options.patience)
                 self._rounds(scene, orders, meters)
                 self.exits = system.stop()
                 self.ended_by_themselves = system.deaths_by_themselves
@@ -59,7 +60,10 @@ class Run:
         return self.verdict
 
     def _rounds(self, scene: Scene, orders: OrderLoad, meters: MeterLoad) -> None:
-        """A round is once through the deck; after each one everything must come to rest and be as it should be."""
+        """A round is once through the deck; after each one everything must come to rest and be as it should be.
+
+        The first round has no end before each of its faults was reached; the others end when the time is over.
+        """
         end: float | None = None
         while end is None or time.monotonic() < end:
             self.rounds += 1
@@ -71,7 +75,7 @@ class Run:
             end = end or time.monotonic() + self.options.minutes * 60
             self._break(scene, end)
             meters.stop()
-            orders.stop()
+            orders.stop(2 * scene.patience)
             quiet = self._until_quiet(scene)
             self.verdict = check(scene.system, orders, meters)
             self.tell(f"round {self.rounds}: {self.verdict.records} records, {_words(self.verdict)}")
@@ -79,23 +83,16 @@ class Run:
                 return
 
     def _break(self, scene: Scene, end: float) -> None:
-        for name, fault in self._deal(scene.random):
-            if time.monotonic() >= end:
+        for name in deal(self.account, scene.random, for_ever=bool(self.options.only)):
+            if time.monotonic() >= end and not self.account.outstanding:
                 return
-            happened = fault(scene)
+            happened = DECK[name](scene)
             scene.goes_on()
-            self.account.add(happened)
+            self.account.add(name, happened)
             self.tell(_line(name, happened))
             if self.account.failures:
                 self.tell("; ".join(self.account.failures))
                 return
-
-    def _deal(self, random: Random) -> Iterator[tuple[str, Fault]]:
-        wanted = self.options.only
-        deck = [(name, fault) for name, fault in DECK.items() if not wanted or any(part in name for part in wanted)]
-        for _ in count() if wanted else range(1):
-            random.shuffle(deck)
-            yield from deck
 
     def _until_quiet(self, scene: Scene) -> bool:
         """Until nothing is left anywhere: no row to send, no saga under way, no record unread."""
@@ -115,8 +112,9 @@ class Run:
                 if at[0] in topics and end > 0
             )
 
-        if scene.progress.wait(lambda: nothing_left() and nothing_unread() and nothing_left(), QUIET_SECONDS) is None:
-            self.account.failures.append(f"not everything came to its end within {QUIET_SECONDS:.0f} s")
+        within = QUIET_PATIENCE * scene.patience
+        if scene.progress.wait(lambda: nothing_left() and nothing_unread() and nothing_left(), within) is None:
+            self.account.failures.append(f"not everything came to its end within {within:.0f} s")
             return False
         return True
 

@@ -10,6 +10,7 @@ from tests.support.process import free_port
 KAFKA = {
     "num.network.threads": "1",  # for each listener
     "num.io.threads": "4",
+    "group.min.session.timeout.ms": "1000",  # by default six seconds: every takeover in a run would wait as long
     "log.retention.hours": "48",  # the checker reads everything, also after a night
 }
 

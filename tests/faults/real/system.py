@@ -57,7 +57,9 @@ class System:
         """Stop all services in good order; returns their exit statuses."""
         for replica in self.replicas:
             replica.ask_to_stop()
-        return {replica.name: replica.stop() for replica in self.replicas}
+        statuses = {replica.name: replica.stop() for replica in self.replicas}
+        self.deaths_by_themselves += [text for replica in self.replicas for text in replica.stuck]
+        return statuses
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def until_ready(system: System, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     waiting = set(range(len(system.replicas)))
     while waiting:
-        done = {n for n in waiting if any(w == "assigned" for *_, w in system.replicas[n].milestones())}
+        done = {n for n in waiting if any(one.what == "assigned" for one in system.replicas[n].milestones())}
         waiting -= done
         for replica in system.replicas:
             if (how := replica.ended_by_itself()) is not None:
