@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="kafkasaga-bench-") as temporary:
         folder = options.keep_logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        with machine(folder) as servers:
+        with machine(folder, decoding=options.peers) as servers:
             for workload in workloads(options):
                 report.add(workload, take_turns(workload, servers, options, report.progress))
     return report.finish()

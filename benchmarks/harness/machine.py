@@ -142,9 +142,10 @@ def read_from(
 
 
 @contextmanager
-def machine(folder: Path) -> Iterator[Machine]:
-    """Start both servers; stop them at the end of the block."""
-    with PostgresServer(fsync=True, settings=DURABLE) as postgres, KafkaServer(settings=KAFKA, heap="1g") as kafka:
+def machine(folder: Path, *, decoding: bool = False) -> Iterator[Machine]:
+    """Start both servers, with logical decoding for everybody if somebody needs it; stop them at the end."""
+    settings = {**DURABLE, "wal_level": "logical" if decoding else "replica"}
+    with PostgresServer(fsync=True, settings=settings) as postgres, KafkaServer(settings=KAFKA, heap="1g") as kafka:
         yield Machine(postgres, kafka, folder)
 
 

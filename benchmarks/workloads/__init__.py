@@ -16,7 +16,7 @@ def workloads(options: Options) -> list[Workload]:
     from benchmarks.workloads import consume, growth, latency, memory, orchestrator, relay, saga
 
     every = [
-        relay.workload(),
+        relay.workload(options),
         consume.workload(),
         *saga.workload(options),
         *latency.workloads(options),

@@ -12,22 +12,28 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from benchmarks.ceiling import relay as by_hand
-from benchmarks.harness.figures import Contender, Figures, Run, Workload, expect, percentiles, rates
+from benchmarks.harness.figures import Contender, Figures, Run, Workload, percentiles, rates
 from benchmarks.harness.machine import Machine, connect
 from benchmarks.harness.options import Options
-from benchmarks.harness.usage import Meter
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.relayed import TOPIC, Placed, outbox
 from benchmarks.peers.shops import PEERS
 from benchmarks.workloads import saga
-from benchmarks.workloads.relay import ByHand, Ours, messages, relaying
+from benchmarks.workloads.relay import ByHand, Ours, Relay, check_relayed, messages, relaying
 
 SAGAS_PER_SECOND, ROWS_PER_SECOND = 20, 200
 WARM_UP_ROWS = 200
+SIZE = 200
+"""Bytes of a row's message."""
 Commit = Callable[[Placed], None]
 
 
 def workloads(options: Options) -> list[Workload]:
+    rows = [Contender("kafkasaga", _rows(Ours, _our_commit)), Contender("ceiling", _rows(ByHand, _commit_by_hand))]
+    if options.peers:
+        from benchmarks.peers import relays
+
+        rows += [Contender(name, _rows(peer.relay, peer.writer), peer.fetch) for name, peer in relays.PEERS.items()]
     return [
         Workload(
             "latency",
@@ -44,10 +50,7 @@ def workloads(options: Options) -> list[Workload]:
             "latency",
             f"latency: an outbox row at {ROWS_PER_SECOND} a second, from its commit to a consumer elsewhere",
             "p50 ms",
-            (
-                Contender("kafkasaga", lambda machine, options: _rows(machine, options, Ours(200), _our_commit)),
-                Contender("ceiling", lambda machine, options: _rows(machine, options, ByHand(200), _commit_by_hand)),
-            ),
+            rows,
             less_is_better=True,
         ),
     ]
@@ -115,20 +118,22 @@ class Arrivals(threading.Thread):
         self.join()
 
 
-def _rows(
-    machine: Machine, options: Options, contender: Ours | ByHand, open_writer: Callable[[str], Commit]
-) -> Figures:
+def _rows(relay: Callable[[int], Relay], open_writer: Callable[[str], Commit]) -> Run:
+    return lambda machine, options: _latency(machine, options, relay(SIZE), open_writer)
+
+
+def _latency(machine: Machine, options: Options, relay: Relay, open_writer: Callable[[str], Commit]) -> Figures:
     count = int(options.latency_seconds * ROWS_PER_SECOND) + WARM_UP_ROWS
     sys.setswitchinterval(0.0005)  # the consuming thread is not to wait for the writing one
-    with relaying(machine, contender) as (url, worker, _):
-        commit, arrivals = open_writer(url), Arrivals(machine)
+    with relaying(machine, relay) as at_work:
+        commit, starts, arrivals = open_writer(at_work.url), machine.ends(TOPIC), Arrivals(machine)
         arrivals.start()
-        meter = Meter({"relay": [worker.pid], "postgresql": [machine.postgres.pid], "kafka": [machine.kafka.pid]})
+        meter = at_work.meter()
         committed = _write(commit, count)
-        wait_until("all rows consumed", lambda: len(arrivals.at) >= count, [worker], within=30)
+        wait_until("all rows consumed", lambda: len(arrivals.at) >= count, [at_work.worker], within=30)
         usage = meter.stop()
         arrivals.stop()
-    expect("messages", len(arrivals.at), count)
+    check_relayed(machine, starts, count, in_order=relay.in_order)
     figures = rates(count, usage, "rows")
     waits = [arrivals.at[order] - at for order, at in committed.items() if order >= WARM_UP_ROWS]
     return Figures(percentiles(waits) | dict(figures.values), figures.cpu)
@@ -138,7 +143,7 @@ def _write(commit: Commit, count: int) -> dict[int, float]:
     """When each row's commit had returned."""
     committed: dict[int, float] = {}
     began = time.perf_counter()
-    for number, (_, message) in enumerate(messages(0, count, 200)):
+    for number, (_, message) in enumerate(messages(0, count, SIZE)):
         time.sleep(max(0.0, began + number / ROWS_PER_SECOND - time.perf_counter()))
         commit(message)
         committed[message.order] = time.perf_counter()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 import psycopg
+from confluent_kafka import Consumer
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from benchmarks.ceiling import relay as by_hand
-from benchmarks.harness.figures import Contender, Figures, Workload, WrongResult, expect, rates
+from benchmarks.harness.figures import Contender, Figures, Run, Workload, WrongResult, expect, rates
 from benchmarks.harness.filling import fill_outbox
 from benchmarks.harness.machine import Machine, connect, dsn, read_ends, read_from
 from benchmarks.harness.options import Options
@@ -27,26 +30,66 @@ from kafkasaga.stores.migrations import upgrade
 from kafkasaga.stores.outbox_rows import headers_to_text
 
 KEYS = 1000
-WARM_UP = 3000
+Starts = dict[tuple[str, int], int]
+"""Where the partitions ended before."""
 
 
-def workload() -> Workload:
+def workload(options: Options) -> Workload:
+    contenders = [
+        Contender("kafkasaga", drains(Ours)),
+        Contender("ceiling", drains(ByHand)),
+        Contender("ceiling, two headers", drains(lambda size: ByHand(size, lean=True))),
+    ]
+    if options.peers:
+        from benchmarks.peers import relays
+
+        contenders += [Contender(name, drains(peer.relay), peer.fetch) for name, peer in relays.PEERS.items()]
     return Workload(
         "relay",
         "relay: rows committed in one transaction, until all are in Kafka and gone from the outbox",
         "rows/s",
-        (
-            Contender("kafkasaga", lambda machine, options: _drain(machine, options, Ours(options.payload))),
-            Contender("ceiling", lambda machine, options: _drain(machine, options, ByHand(options.payload))),
-            Contender(
-                "ceiling, two headers",
-                lambda machine, options: _drain(machine, options, ByHand(options.payload, lean=True)),
-            ),
-        ),
+        contenders,
     )
 
 
-class Ours:
+def drains(relay: Callable[[int], Relay]) -> Run:
+    """Measures a relay for messages of the size that is asked for."""
+    return lambda machine, options: drain(machine, relay(options.payload), options.rows)
+
+
+class Relay(ABC):
+    """Publishes the outbox of one database; everybody has a table of their own."""
+
+    warm_up = 3000
+    """Rows before time begins."""
+    in_order = True
+    """Whether it is to keep the order of each key."""
+
+    @abstractmethod
+    def prepare(self, url: str) -> None:
+        """Create what must be there before it starts."""
+
+    @abstractmethod
+    def worker(self, machine: Machine, url: str) -> Worker:
+        """Start it."""
+
+    @abstractmethod
+    def fill(self, url: str, first: int, count: int) -> None:
+        """Commit so many rows in one transaction, and wake it if that is how it is woken."""
+
+    def is_ready(self, connection: psycopg.Connection) -> bool:  # noqa: ARG002
+        """Whether rows may be committed."""
+        return True
+
+    def is_done(self, connection: psycopg.Connection) -> bool:
+        """Whether nothing is left to do in the database for what Kafka has."""
+        return connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+    def clean(self, connection: psycopg.Connection) -> None:  # noqa: B027 (most have nothing to remove)
+        """Remove what would keep the database from being dropped."""
+
+
+class Ours(Relay):
     """The library: a service that runs its relay only."""
 
     def __init__(self, size: int) -> None:
@@ -86,7 +129,7 @@ class Backlog(Ours):
         fill_outbox(driver, TOPIC, count, first, KEYS, self._size)
 
 
-class ByHand:
+class ByHand(Relay):
     """The ceiling's relay, on a table of its own."""
 
     def __init__(self, size: int, *, lean: bool = False) -> None:
@@ -118,63 +161,88 @@ def messages(first: int, count: int, size: int) -> Iterator[tuple[UUID, Placed]]
         yield uuid5(NAMESPACE, str(order)), empty.model_copy(update={"note": "x" * padding})
 
 
-@contextmanager
-def relaying(machine: Machine, contender: Ours | ByHand) -> Iterator[tuple[str, Worker, psycopg.Connection]]:
-    """A database whose relay is at work and warm."""
-    machine.topics(TOPIC)
-    with machine.database("relay") as url:
-        contender.prepare(url)
-        with running(contender.worker(machine, url)) as (worker,), connect(url) as connection:
-            contender.fill(url, -WARM_UP, WARM_UP)
-            wait_until("an empty outbox", lambda: outbox_is_empty(connection), [worker])
-            yield url, worker, connection
+@dataclass(frozen=True, slots=True)
+class Relaying:
+    """A relay at work."""
 
+    relay: Relay
+    machine: Machine
+    url: str
+    worker: Worker
+    connection: psycopg.Connection
 
-def _drain(machine: Machine, options: Options, contender: Ours | ByHand) -> Figures:
-    return drain(machine, contender, options.rows)
+    def meter(self) -> Meter:
+        machine = self.machine
+        return Meter({"relay": [self.worker.pid], "postgresql": [machine.postgres.pid], "kafka": [machine.kafka.pid]})
 
-
-def drain(machine: Machine, contender: Ours | ByHand, rows: int) -> Figures:
-    """From the commit of the transaction that wrote them until they are all published and deleted."""
-    with relaying(machine, contender) as (url, worker, connection):
-        machine.settle()
-        starts = machine.ends(TOPIC)
-        observer = machine.observer()
-        contender.fill(url, 0, rows)
-        meter = Meter({"relay": [worker.pid], "postgresql": [machine.postgres.pid], "kafka": [machine.kafka.pid]})
+    def wait_for(self, rows: int, starts: Starts, observer: Consumer) -> None:
+        """Until so many rows are in Kafka, and nothing is left to do for them."""
 
         def published() -> int:
             return sum(read_ends(observer, (TOPIC,)).values()) - sum(starts.values())
 
-        wait_until("all rows in Kafka", lambda: published() >= rows, [worker])
-        wait_until("an empty outbox", lambda: outbox_is_empty(connection), [worker], every=0.005)
+        wait_until("all rows in Kafka", lambda: published() >= rows, [self.worker])
+        wait_until("an empty outbox", lambda: self.relay.is_done(self.connection), [self.worker], every=0.005)
+
+
+@contextmanager
+def relaying(machine: Machine, relay: Relay) -> Iterator[Relaying]:
+    """A database whose relay is at work and warm."""
+    machine.topics(TOPIC)
+    with machine.database("relay") as url, connect(url) as connection:
+        relay.prepare(url)
+        try:
+            with running(relay.worker(machine, url)) as (worker,):
+                at_work = Relaying(relay, machine, url, worker, connection)
+                wait_until("the relay", lambda: relay.is_ready(connection), [worker])
+                starts, observer = machine.ends(TOPIC), machine.observer()
+                relay.fill(url, -relay.warm_up, relay.warm_up)
+                at_work.wait_for(relay.warm_up, starts, observer)
+                observer.close()
+                yield at_work
+        finally:
+            relay.clean(connection)
+
+
+def drain(machine: Machine, relay: Relay, rows: int) -> Figures:
+    """From the commit of the transaction that wrote them until they are all published and deleted."""
+    with relaying(machine, relay) as at_work:
+        machine.settle()
+        starts, observer = machine.ends(TOPIC), machine.observer()
+        relay.fill(at_work.url, 0, rows)
+        meter = at_work.meter()
+        at_work.wait_for(rows, starts, observer)
         usage = meter.stop()
-        peak = peak_memory(worker.pid)
+        peak = peak_memory(at_work.worker.pid)
         observer.close()
-    check_relayed(machine, starts, rows)
+    reordered = check_relayed(machine, starts, rows, in_order=relay.in_order)
     figures = rates(rows, usage, "rows")
-    return Figures({**figures.values, "peak MB": peak}, figures.cpu)
+    unordered = {} if relay.in_order else {"out of order": float(reordered)}
+    return Figures({**figures.values, "peak MB": peak, **unordered}, figures.cpu)
 
 
-def outbox_is_empty(connection: psycopg.Connection) -> bool:
-    return connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+def check_relayed(machine: Machine, starts: Starts, rows: int, *, in_order: bool = True) -> int:
+    """Every message once, those of an account in one partition and in their order.
 
-
-def check_relayed(machine: Machine, starts: dict[tuple[str, int], int], rows: int) -> None:
-    """Every message once, those of an account in one partition and in their order."""
+    Returns how many came after a later one of their account, which only a relay may do that does not promise an order.
+    """
     observer = machine.observer()
     seen: Counter[int] = Counter()
     last: dict[str, int] = {}
     places: dict[str, int | None] = {}
+    reordered = 0
     for record in read_from(observer, starts, machine.ends(TOPIC)):
         message = Placed.model_validate_json(record.value() or b"")
         seen[message.order] += 1
         if message.number <= last.get(message.account, -1):
-            raise WrongResult(f"{message.account}: {message.number} came after {last[message.account]}")
-        last[message.account] = message.number
+            reordered += 1
+            if in_order:
+                raise WrongResult(f"{message.account}: {message.number} came after {last[message.account]}")
+        last[message.account] = max(message.number, last.get(message.account, -1))
         if places.setdefault(message.account, record.partition()) != record.partition():
             raise WrongResult(f"{message.account} is in two partitions")
         expect("key", record.key(), message.account.encode())
     observer.close()
     expect("messages in Kafka", sum(seen.values()), rows)
     expect("different messages in Kafka", len(seen), rows)
+    return reordered
