@@ -64,6 +64,8 @@ class Debezium(Relay):
 
     def worker(self, machine: Machine, url: str) -> Worker:
         server = make_url(url)
+        offsets = machine.folder / "debezium.offsets"
+        offsets.unlink(missing_ok=True)  # an earlier run's
         engine = {
             **ENGINE,
             "database.hostname": str(server.host),
@@ -71,7 +73,7 @@ class Debezium(Relay):
             "database.user": str(server.username),
             "database.dbname": str(server.database),
             "slot.name": str(server.database),
-            "offset.storage.file.filename": str(machine.folder / f"{server.database}.offsets"),
+            "offset.storage.file.filename": str(offsets),
         }
         producer = {**PRODUCER, "bootstrap.servers": machine.bootstrap_servers}
         files = [
