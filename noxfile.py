@@ -11,6 +11,8 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 ALL_EXTRAS = ".[async,orders,postgresql]"
+AT_ONCE = ("-n", "2", "--dist", "loadfile")
+"""Two processes, each with servers of its own; `-- -n 0` runs everything in one, for a debugger."""
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -42,14 +44,14 @@ def faults(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
     session.install("-e", ALL_EXTRAS, *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *AT_ONCE, *session.posargs)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
     """Test what needs no server: unit and property tests."""
     session.install("-e", ALL_EXTRAS, *group("test"))
-    session.run("pytest", "tests/unit", "tests/property", *session.posargs)
+    session.run("pytest", *AT_ONCE, "tests/unit", "tests/property", *session.posargs)
 
 
 @nox.session

@@ -128,5 +128,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts = Counter(tier for known in keywords for tier in Tier if tier.value in known)
     if counts:
         terminalreporter.section("tiers")
-        for line in tiers.summary(counts):
+        skipped = [report.longrepr[2] for report in terminalreporter.getreports("skipped")]  # (file, line, reason)
+        for line in tiers.summary(counts, skipped):
             terminalreporter.line(line)

@@ -5,6 +5,7 @@ skipped and the summary says so; with `KAFKASAGA_REQUIRE=all` (or a list such as
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
@@ -39,8 +40,6 @@ TIER_OF_FIXTURE = {
 A fixture that runs over several tiers puts the tier's marker on each of its parameters.
 """
 
-_left_out: dict[Tier, str] = {}
-
 
 def required() -> frozenset[Tier]:
     """The tiers that must not be left out."""
@@ -55,7 +54,6 @@ def required() -> frozenset[Tier]:
 
 def leave_out(tier: Tier, reason: str) -> NoReturn:
     """Skip the test that needs this tier, or fail it when the tier is required."""
-    _left_out[tier] = reason
     if tier in required():
         pytest.fail(f"tier {tier} is required ({REQUIRE}={os.environ[REQUIRE]}) and missing: {reason}", pytrace=False)
     pytest.skip(f"tier {tier} left out: {reason}")
@@ -69,13 +67,19 @@ def mark(items: Iterable[pytest.Item]) -> None:
             item.add_marker(tier.value)
 
 
-def summary(counts: Counter[Tier]) -> list[str]:
-    """One line a tier: what ran, what was left out and why."""
+def summary(counts: Counter[Tier], skipped: Iterable[str]) -> list[str]:
+    """One line a tier: what ran, what was left out and why. ``skipped`` are the reasons of skipped tests.
+
+    They are read from the reports, since the tests may have run in processes of their own.
+    """
+    found = (_LEFT_OUT.search(reason) for reason in skipped)
+    left_out = {match["tier"]: match["reason"] for match in found if match is not None}
     lines = []
     for tier in Tier:
         tests = f"{counts[tier]} test{'' if counts[tier] == 1 else 's'}"
-        reason = _left_out.get(tier)
-        lines.append(
-            f"{tier:<12}{tests}" if reason is None else f"{tier:<12}LEFT OUT, {tests}: {reason.splitlines()[0]}"
-        )
+        reason = left_out.get(tier)
+        lines.append(f"{tier:<12}{tests}" if reason is None else f"{tier:<12}LEFT OUT, {tests}: {reason}")
     return lines
+
+
+_LEFT_OUT = re.compile(r"tier (?P<tier>\w+) left out: (?P<reason>.*)")
