@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from random import Random
+from uuid import UUID, uuid5
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafkasaga.messages import Envelope, Record, read_attributes, write_headers
+from kafkasaga.messages import Envelope, Record, derived, read_attributes, read_id, write_headers
 from tests.property.strategies import envelopes, headers
 
 
@@ -36,3 +37,27 @@ def test_any_headers_can_be_read(given: dict[str, bytes], topic: str, partition:
 def test_a_record_read_twice_has_one_identity(given: dict[str, bytes]) -> None:
     record = Record("topic", 1, 2, None, None, given)
     assert read_attributes(record) == read_attributes(record)
+
+
+@given(headers, st.randoms(use_true_random=False))
+def test_capitals_in_names_and_unknown_headers_change_nothing(given: dict[str, bytes], random: Random) -> None:
+    odd = {"".join(random.choice((c.lower(), c.upper())) for c in name): value for name, value in given.items()}
+    plain = {name.lower(): value for name, value in odd.items()}
+    read = read_attributes(Record("topic", 1, 2, None, None, plain))
+    assert read_attributes(Record("topic", 1, 2, None, None, odd | {"X-Other": b"1"})) == read
+    assert read_attributes(Record("topic", 1, 2, None, None, {"x-other": b"1", **plain})) == read
+
+
+@given(st.uuids(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300))
+def test_a_derived_id_is_the_uuid_of_version_5(namespace: UUID, name: str) -> None:
+    assert derived(namespace, name) == uuid5(namespace, name)
+
+
+@given(st.uuids().map(str) | st.text(max_size=40), st.sampled_from(["{}", "{{{}}}", "urn:uuid:{}", "{}\n", " {}"]))
+def test_an_id_is_read_as_the_standard_library_reads_it(text: str, spelling: str) -> None:
+    for spelt in (text, text.upper(), text.replace("-", ""), spelling.format(text)):
+        try:
+            expected = UUID(spelt)
+        except ValueError:
+            expected = None
+        assert read_id(spelt) == expected

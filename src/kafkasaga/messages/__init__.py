@@ -2,7 +2,6 @@
 
 from kafkasaga.messages.codec import Codec, JsonCodec
 from kafkasaga.messages.envelope import (
-    NAMESPACE,
     Attributes,
     Envelope,
     Mark,
@@ -13,6 +12,7 @@ from kafkasaga.messages.envelope import (
     read_attributes,
     write_headers,
 )
+from kafkasaga.messages.ids import NAMESPACE, derived, read_id
 from kafkasaga.messages.message import Contract, Message, contract_of, key_of
 from kafkasaga.messages.registry import Registry
 from kafkasaga.messages.state import SagaState
@@ -32,8 +32,10 @@ __all__ = [
     "SagaContext",
     "SagaState",
     "contract_of",
+    "derived",
     "excess_of_headers",
     "key_of",
     "read_attributes",
+    "read_id",
     "write_headers",
 ]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
-NAMESPACE: Final = UUID("6b616673-6167-5a00-8000-000000000001")
-"""The root of every id that kafkasaga derives by name (RFC 4122, version 5)."""
+from kafkasaga.messages.ids import NAMESPACE, derived, read_id
+
 LONGEST_NAME: Final = 250
 """Characters of a source or a step path that an incoming record may have: they become keys of tables."""
 MOST_HEADERS: Final = 256
@@ -44,6 +44,10 @@ class Mark(StrEnum):
     """The command had been carried out before: this is the first reply again."""
     SUPERSEDED = "superseded"
     """An action that came after its own compensation: it was not carried out and never will be."""
+
+
+_OPERATIONS: Final = {operation.value: operation for operation in Operation}
+_MARKS: Final = {mark.value: mark for mark in Mark}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +141,33 @@ def read_attributes(record: Record) -> Attributes:
 
     The id of a record without ``ce_id`` is derived from its place in Kafka; an id that is not a UUID (CloudEvents
     allows any text) becomes one by name, so that the inbox has one kind of key; so does a source too long for a column.
-    The type of a record without ``ce_type`` is its topic.
+    The type of a record without ``ce_type`` is its topic. Headers that we do not know are not looked at.
     """
-    text = {name.lower(): _text(value) for name, value in record.headers.items()}
-    source = text.get("ce_source", "")
+    headers = _in_lower_case(record.headers)
+    source = _text(headers.get("ce_source", b""))
     if len(source) > LONGEST_NAME:
-        source = f"urn:uuid:{uuid5(NAMESPACE, source)}"
-    given = text.get("ce_id")
+        source = f"urn:uuid:{derived(NAMESPACE, source)}"
+    given = _text(headers.get("ce_id", b""))
     if not given:
-        identity = uuid5(NAMESPACE, f"{record.topic}/{record.partition}/{record.offset}")
+        identity = derived(NAMESPACE, f"{record.topic}/{record.partition}/{record.offset}")
     else:
-        identity = _uuid(given) or uuid5(NAMESPACE, given)
+        identity = read_id(given) or derived(NAMESPACE, given)
+    type, content_type = headers.get("ce_type"), headers.get("content-type")
     return Attributes(
         id=identity,
         source=source,
-        type=text.get("ce_type", record.topic),
-        content_type=text.get("content-type", "application/json"),
-        saga=_saga(text),
-        traceparent=_traceparent(text.get("traceparent", "")),
+        type=record.topic if type is None else _text(type),
+        content_type="application/json" if content_type is None else _text(content_type),
+        saga=_saga(headers),
+        traceparent=_traceparent(headers.get("traceparent")),
     )
+
+
+def _in_lower_case(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Headers by names in lower case, as nearly everybody writes them. Of two that become one, the last one counts."""
+    if "".join(headers).islower():
+        return headers
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def excess_of_headers(record: Record) -> str | None:
@@ -172,27 +184,37 @@ def excess_of_headers(record: Record) -> str | None:
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,200})?")
 
 
-def _traceparent(text: str) -> str | None:
+def _traceparent(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    text = _text(value)
     return text if _TRACEPARENT.fullmatch(text) else None
 
 
-def _saga(text: Mapping[str, str]) -> SagaContext | None:
-    saga_id = _uuid(text.get("ce_sagaid", ""))
-    step, generation, operation = (text.get(f"ce_saga{name}", "") for name in ("step", "generation", "operation"))
-    if saga_id is None or not 0 < len(step) <= LONGEST_NAME or not re.fullmatch(r"[0-9]{1,9}", generation):
+_GENERATION = re.compile(r"[0-9]{1,9}")
+
+
+def _saga(headers: Mapping[str, bytes]) -> SagaContext | None:
+    given = headers.get("ce_sagaid")
+    saga_id = None if given is None else read_id(_text(given))
+    if saga_id is None:
         return None
-    if operation not in Operation._value2member_map_:
+    step = _text(headers.get("ce_sagastep", b""))
+    generation = _text(headers.get("ce_sagageneration", b""))
+    operation = _OPERATIONS.get(_text(headers.get("ce_sagaoperation", b"")))
+    if operation is None or not 0 < len(step) <= LONGEST_NAME or not _GENERATION.fullmatch(generation):
         return None
-    mark = text.get("ce_sagamark", "")
+    command, mark = headers.get("ce_sagacommandid"), headers.get("ce_sagamark")
+    failures = headers.get("ce_sagafailures")
     return SagaContext(
-        saga=text.get("ce_saganame", ""),
+        saga=_text(headers.get("ce_saganame", b"")),
         saga_id=saga_id,
         step=step,
         generation=int(generation),
-        operation=Operation(operation),
-        command_id=_uuid(text.get("ce_sagacommandid", "")),
-        failures=tuple(text.get("ce_sagafailures", "").split()),
-        mark=Mark(mark) if mark in Mark._value2member_map_ else None,
+        operation=operation,
+        command_id=None if command is None else read_id(_text(command)),
+        failures=() if failures is None else tuple(_text(failures).split()),
+        mark=None if mark is None else _MARKS.get(_text(mark)),
     )
 
 
@@ -212,10 +234,3 @@ def _unquoted(text: str) -> str:
             return text
         return unquoted if isinstance(unquoted, str) else text
     return text
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

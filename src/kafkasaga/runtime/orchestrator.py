@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import structlog
 
 from kafkasaga.errors import KafkasagaError
-from kafkasaga.messages import Envelope, SagaContext, SagaState, key_of
+from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, key_of
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.progress import Happened
@@ -225,7 +225,7 @@ class SagaTurn:
         numbers = count()
 
         def next_id() -> UUID:
-            return uuid5(instance.id, f"{place}/{next(numbers)}")
+            return derived(instance.id, f"{place}/{next(numbers)}")
 
         session = self._uow.session
         session.info[CONTEXT] = PublishContext(self._sender.source, next_id, trace, now, self.published)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from kafkasaga.clock import Clock
-from kafkasaga.messages import Attributes, Codec, Envelope, Mark, Message, SagaContext, contract_of, key_of
+from kafkasaga.messages import Attributes, Codec, Envelope, Mark, Message, SagaContext, contract_of, derived, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def derived_id(cause: Attributes, consumer: str, n: int) -> UUID:
     A batch that is run again sends the same ids, so whatever reads them takes them once (invariant I3). The source is
     part of it: two sources may use the same id for different messages.
     """
-    return uuid5(cause.id, f"{consumer}/{n}/{cause.source}")
+    return derived(cause.id, f"{consumer}/{n}/{cause.source}")
 
 
 def reply_context(command: SagaContext, command_id: UUID, mark: Mark | None = None) -> SagaContext:

@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from kafkasaga.messages import NAMESPACE
+from kafkasaga.messages import NAMESPACE, derived
 
 
 class StepStatus(StrEnum):
@@ -126,7 +126,7 @@ class Instance:
 @lru_cache(maxsize=10_000)  # every transition asks several times
 def saga_id(saga: str, key: str, incarnation: int = 0) -> UUID:
     """The id of an instance: a name-based UUID, so that a saga started twice with one key is one saga."""
-    return uuid5(NAMESPACE, f"saga/{saga}/{incarnation}/{key}")
+    return derived(NAMESPACE, f"saga/{saga}/{incarnation}/{key}")
 
 
 def to_snapshot(instance: Instance) -> str:

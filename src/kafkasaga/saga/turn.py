@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from kafkasaga.messages import Message, Operation, SagaContext, contract_of
+from kafkasaga.messages import Message, Operation, SagaContext, contract_of, derived
 from kafkasaga.saga import view
 from kafkasaga.saga.definition import Definition, Messages
 from kafkasaga.saga.effects import Decision, Effect, RunLocal, Send
@@ -118,7 +118,7 @@ class Turn:
         many: Iterable[Message] = () if messages is None else (messages,) if isinstance(messages, Message) else messages
         sent: list[str] = []
         for n, message in enumerate(many):
-            self.effects.append(Send(uuid5(self.instance.id, f"{end}/{n}"), message, None))
+            self.effects.append(Send(derived(self.instance.id, f"{end}/{n}"), message, None))
             sent.append(contract_of(message).type)
         return tuple(sent)
 
@@ -150,7 +150,7 @@ class Turn:
 
     def _command_id(self, path: str, operation: Operation, generation: int, attempt: int) -> UUID:
         """A transition that is computed again, by whomever, sends the same command under the same id (invariant I3)."""
-        return uuid5(self.instance.id, f"{operation}/{path}/{generation}/{attempt}")
+        return derived(self.instance.id, f"{operation}/{path}/{generation}/{attempt}")
 
 
 def _policy(step: Step[object], state: StepState) -> Retry:
