@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
 from kafkasaga.messages.ids import NAMESPACE, derived, read_id
+from kafkasaga.values import value
 
 LONGEST_NAME: Final = 250
 """Characters of a source or a step path that an incoming record may have: they become keys of tables."""
@@ -50,7 +50,7 @@ _OPERATIONS: Final = {operation.value: operation for operation in Operation}
 _MARKS: Final = {mark.value: mark for mark in Mark}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SagaContext:
     """Which saga, step and attempt a command or a reply belongs to."""
 
@@ -68,7 +68,7 @@ class SagaContext:
     mark: Mark | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Envelope:
     """One message under way: attributes as values, the body as bytes."""
 
@@ -84,7 +84,7 @@ class Envelope:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Record:
     """A Kafka record as it was read: nothing decoded, nothing trusted."""
 
@@ -97,7 +97,7 @@ class Record:
     """Of headers that repeat a name, the last one counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Attributes:
     """What the headers of an incoming record say."""
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from kafkasaga.messages import Operation, Record
 from kafkasaga.saga.events import Event
 from kafkasaga.saga.instance import Instance, SagaStatus
+from kafkasaga.values import value
 
 
 class TopicPartition(NamedTuple):
@@ -54,7 +55,7 @@ class Outcome(StrEnum):
     """An action whose compensation came first; it will never run."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class BarrierEntry:
     """The outcome, and the first reply, to be given again: its topic, type, body and key."""
 
@@ -65,7 +66,7 @@ class BarrierEntry:
     reply_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LogEntry:
     """One row of a saga's log."""
 
@@ -76,7 +77,7 @@ class LogEntry:
     """The id of the message that led to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SagaChange:
     """A saga's new state and the log entries that led there from ``before_seq`` (0: it is new)."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
 from kafkasaga.messages import (
@@ -21,9 +20,10 @@ from kafkasaga.messages import (
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
+from kafkasaga.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HandlerRoute:
     """To a handler."""
 
@@ -36,7 +36,7 @@ class HandlerRoute:
         return self.handler.consumer
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SagaRoute:
     """To the instances of a saga, or to a new one."""
 
@@ -51,7 +51,7 @@ class SagaRoute:
 Route = HandlerRoute | SagaRoute
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Task:
     """One record for one consumer: the unit that succeeds, fails, or is parked."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from kafkasaga.messages import Message, Operation, SagaContext
 from kafkasaga.saga.events import Event
 from kafkasaga.saga.instance import Instance
+from kafkasaga.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Send:
     """Put this message into the outbox, under this id."""
 
@@ -19,7 +19,7 @@ class Send:
     context: SagaContext | None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RunLocal:
     """Run the function of a local step in this transaction, then ``decide`` again with ``Ran``.
 
@@ -33,7 +33,7 @@ class RunLocal:
 Effect = Send | RunLocal
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Decision:
     """What happened, what is to be done about it, and the instance after it."""
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from types import NoneType
 from typing import Any, ClassVar, get_args, get_type_hints
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
+from kafkasaga.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Started:
     """The saga began, because of ``message``, with ``data`` (JSON)."""
 
@@ -30,7 +31,7 @@ class Started:
     kind: ClassVar[str] = "started"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class BranchTaken:
     """A condition was looked at, once and for all."""
 
@@ -39,7 +40,7 @@ class BranchTaken:
     kind: ClassVar[str] = "branch-taken"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class FannedOut:
     """A fan-out got its elements: ``count`` of them, computed from ``data`` (the state as it was then)."""
 
@@ -49,7 +50,7 @@ class FannedOut:
     kind: ClassVar[str] = "fanned-out"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepBegan:
     """A local step, or a wait for an event, began: nothing was sent. ``early`` is the event that had come already."""
 
@@ -59,7 +60,7 @@ class StepBegan:
     kind: ClassVar[str] = "step-began"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class CommandSent:
     """The step's command went into the outbox."""
 
@@ -72,7 +73,7 @@ class CommandSent:
     kind: ClassVar[str] = "command-sent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepSucceeded:
     """A step is done. ``data`` is the saga's state after it, or None if it did not change.
 
@@ -86,7 +87,7 @@ class StepSucceeded:
     kind: ClassVar[str] = "step-succeeded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepFailed:
     """The participant refused. ``other_key`` as in ``StepSucceeded``."""
 
@@ -97,7 +98,7 @@ class StepFailed:
     kind: ClassVar[str] = "step-failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepExpired:
     """No reply within the deadline, and no attempt left: whether the step ran is unknown."""
 
@@ -106,7 +107,7 @@ class StepExpired:
     kind: ClassVar[str] = "step-expired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class RetryScheduled:
     """The command will be sent again at ``at``. A new generation follows only a refusal."""
 
@@ -117,7 +118,7 @@ class RetryScheduled:
     kind: ClassVar[str] = "retry-scheduled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class CompensationBegan:
     """The saga turned back, because of ``step``. ``body`` is the failure reply as JSON, if there was one."""
 
@@ -128,7 +129,7 @@ class CompensationBegan:
     kind: ClassVar[str] = "compensation-began"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class CompensationSent:
     """The step's compensation went into the outbox (or, of a local step, was run)."""
 
@@ -141,7 +142,7 @@ class CompensationSent:
     kind: ClassVar[str] = "compensation-sent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepCompensated:
     """The compensation was confirmed. ``mark`` tells how, if the participant's barrier answered (empty, repeated).
 
@@ -156,7 +157,7 @@ class StepCompensated:
     kind: ClassVar[str] = "step-compensated"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepStuck:
     """No attempt is left and the step can be neither undone nor left out: a person is needed."""
 
@@ -166,7 +167,7 @@ class StepStuck:
     kind: ClassVar[str] = "step-stuck"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepRetried:
     """An operator had a stuck step tried again."""
 
@@ -176,7 +177,7 @@ class StepRetried:
     kind: ClassVar[str] = "step-retried"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepSkipped:
     """An operator declared a stuck step settled."""
 
@@ -186,7 +187,7 @@ class StepSkipped:
     kind: ClassVar[str] = "step-skipped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class StepRefused:
     """An operator declared that a stuck pivot did not happen."""
 
@@ -196,7 +197,7 @@ class StepRefused:
     kind: ClassVar[str] = "step-refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class CameEarly:
     """An event came before the saga waits for it; its ``body`` (JSON) is kept until then."""
 
@@ -205,7 +206,7 @@ class CameEarly:
     kind: ClassVar[str] = "came-early"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Ignored:
     """A message for this saga changed nothing: late, repeated, or of another attempt."""
 
@@ -214,7 +215,7 @@ class Ignored:
     kind: ClassVar[str] = "ignored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Completed:
     """The flow came to its end."""
 
@@ -222,7 +223,7 @@ class Completed:
     kind: ClassVar[str] = "completed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Cancelled:
     """Everything that may have run is undone."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kafkasaga.messages import Message, Operation, SagaContext, SagaState, key_of
 from kafkasaga.saga.definition import Definition
+from kafkasaga.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Start:
     """Begin an instance, from a message or from a state that the caller has built."""
 
@@ -18,7 +17,7 @@ class Start:
     incarnation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Arrived:
     """A message for this instance came. ``message`` is None where a barrier answered without a body."""
 
@@ -27,12 +26,12 @@ class Arrived:
     context: SagaContext | None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Woken:
     """The clock has reached something that was due."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ran:
     """A local step was run, and left the state as ``data`` (JSON)."""
 
@@ -41,7 +40,7 @@ class Ran:
     data: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RetryStuck:
     """An operator has a stuck step tried again."""
 
@@ -50,7 +49,7 @@ class RetryStuck:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SkipStuck:
     """An operator declares a stuck step settled: done, if it was going forward; undone, if it was being undone."""
 
@@ -59,7 +58,7 @@ class SkipStuck:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RefuseStuck:
     """An operator declares that a stuck pivot did not happen and never will: the saga turns back."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from kafkasaga.messages import NAMESPACE, derived
+from kafkasaga.values import value
 
 
 class StepStatus(StrEnum):
@@ -48,7 +49,7 @@ class SagaStatus(StrEnum):
         return self in (SagaStatus.COMPLETED, SagaStatus.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class StepState:
     """One step of one instance."""
 
@@ -64,7 +65,7 @@ class StepState:
     """When the clock next concerns this step: its deadline, or its next attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Fan:
     """The elements of a fan-out: how many, and the state (JSON) that they came from."""
 
@@ -72,7 +73,7 @@ class Fan:
     data: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Turned:
     """Why the saga turned back. ``message`` and ``body`` are the failure reply, if there was one."""
 
@@ -82,7 +83,7 @@ class Turned:
     body: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Instance:
     """A saga instance: everything that the machine needs to know, and nothing of how it is stored."""
 

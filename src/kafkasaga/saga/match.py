@@ -12,7 +12,6 @@ before the saga waits for it. Then it is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from kafkasaga.messages import Mark, Operation, SagaContext
@@ -21,6 +20,7 @@ from kafkasaga.saga.events import CameEarly, Ignored
 from kafkasaga.saga.flow import LocalStep, Step, WaitFor
 from kafkasaga.saga.inputs import Arrived
 from kafkasaga.saga.instance import Instance, StepState, StepStatus
+from kafkasaga.values import value
 
 AWAITS_REPLY: Final = {
     Operation.ACTION: frozenset({StepStatus.PENDING, StepStatus.WAITING, StepStatus.STUCK}),
@@ -29,7 +29,7 @@ AWAITS_REPLY: Final = {
 """In which statuses a step takes the reply to an operation."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Answer:
     """The message settles this operation of this step."""
 
