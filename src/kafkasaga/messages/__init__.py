@@ -12,10 +12,11 @@ from kafkasaga.messages.envelope import (
     read_attributes,
     write_headers,
 )
-from kafkasaga.messages.ids import NAMESPACE, derived, read_id
+from kafkasaga.messages.ids import NAMESPACE, derived, read_id, to_id
 from kafkasaga.messages.message import Contract, Message, contract_of, key_of
 from kafkasaga.messages.registry import Registry
 from kafkasaga.messages.state import SagaState
+from kafkasaga.messages.text import from_text, to_text
 
 __all__ = [
     "NAMESPACE",
@@ -34,8 +35,11 @@ __all__ = [
     "contract_of",
     "derived",
     "excess_of_headers",
+    "from_text",
     "key_of",
     "read_attributes",
     "read_id",
+    "to_id",
+    "to_text",
     "write_headers",
 ]

@@ -27,17 +27,22 @@ def derived(namespace: UUID, name: str) -> UUID:
     return made
 
 
-def read_id(text: str) -> UUID | None:
-    """The UUID that ``text`` is, in any of the spellings that ``uuid.UUID`` takes; None if it is none."""
+def to_id(text: str) -> UUID:
+    """The UUID that ``text`` is, in any of the spellings that ``uuid.UUID`` takes.
+
+    Raises:
+        ValueError: if it is none.
+    """
     try:
         read: UUID = _to_uuid(text)
     except ValidationError:
-        return _oddly_spelt(text)
+        return UUID(text)
     return read
 
 
-def _oddly_spelt(text: str) -> UUID | None:
+def read_id(text: str) -> UUID | None:
+    """The same, or None."""
     try:
-        return UUID(text)
+        return to_id(text)
     except ValueError:
         return None

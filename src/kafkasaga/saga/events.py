@@ -6,7 +6,6 @@ applies it, so that a lambda that was edited later cannot change the past.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
+from kafkasaga.messages import from_text, to_text
 from kafkasaga.values import value
 
 
@@ -266,8 +266,7 @@ def step_of(event: Event) -> str | None:
 
 def to_body(event: Event) -> str:
     """The event as JSON, without its kind and step (the log has columns for them)."""
-    values = ((name, getattr(event, name)) for name in _FIELDS[type(event)])
-    return _encode({name: value for name, value in values if value is not None})
+    return to_text({name: given for name in _FIELDS[type(event)] if (given := getattr(event, name)) is not None})
 
 
 def from_body(kind: str, step: str | None, body: str) -> Event:
@@ -280,7 +279,7 @@ def from_body(kind: str, step: str | None, body: str) -> Event:
     if type is None:
         raise CorruptLog(f"the saga log holds an event of kind {kind!r}, which this version of kafkasaga does not know")
     try:
-        raw: dict[str, Any] = json.loads(body)
+        raw: dict[str, Any] = from_text(body)
         if unknown := raw.keys() - _FIELDS[type].keys():
             raise CorruptLog(f"an event of kind {kind!r} has fields that nobody knows: {sorted(unknown)}")
         values = {name: read(raw.get(name)) for name, read in _FIELDS[type].items()}
@@ -321,14 +320,3 @@ def _fields(event: type[Event]) -> dict[str, Callable[[Any], Any]]:
 
 _FIELDS = {event: _fields(event) for event in EVENTS.values()}
 """How each field of each event but its step is read from JSON."""
-
-
-def _write(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"not a part of an event: {value!r}")
-
-
-_encode = json.JSONEncoder(separators=(",", ":"), default=_write).encode

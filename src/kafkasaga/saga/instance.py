@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from kafkasaga.messages import NAMESPACE, derived
+from kafkasaga.messages import NAMESPACE, derived, from_text, to_id, to_text
 from kafkasaga.values import value
 
 
@@ -33,6 +32,9 @@ class StepStatus(StrEnum):
     @property
     def stuck(self) -> bool:
         return self in (StepStatus.STUCK, StepStatus.UNDO_STUCK)
+
+
+_STATUSES: Final = {status.value: status for status in StepStatus}
 
 
 class SagaStatus(StrEnum):
@@ -132,7 +134,7 @@ def saga_id(saga: str, key: str, incarnation: int = 0) -> UUID:
 
 def to_snapshot(instance: Instance) -> str:
     """The instance as JSON. Every field is written, so that a snapshot can be compared with the fold of its log."""
-    return _encode(
+    return to_text(
         {
             "saga": instance.saga,
             "version": instance.version,
@@ -141,18 +143,18 @@ def to_snapshot(instance: Instance) -> str:
             "data": instance.data,
             "seq": instance.seq,
             "steps": {path: _step_to_json(step) for path, step in instance.steps.items()},
-            "branches": dict(instance.branches),
+            "branches": instance.branches,
             "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()},
             "turned": None if instance.turned is None else [getattr(instance.turned, f) for f in Turned.__slots__],
-            "early": dict(instance.early),
-            "ended": instance.ended,
+            "early": instance.early,
+            "ended": None if instance.ended is None else str(instance.ended),
         }
     )
 
 
 def from_snapshot(text: str) -> Instance:
     """What ``to_snapshot`` wrote."""
-    raw: dict[str, Any] = json.loads(text)
+    raw: dict[str, Any] = from_text(text)
     raw["steps"] = {path: _step_from_json(step) for path, step in raw["steps"].items()}
     raw["fans"] = {name: Fan(*fan) for name, fan in raw["fans"].items()}
     raw["turned"] = None if raw["turned"] is None else Turned(*raw["turned"])
@@ -171,22 +173,18 @@ def forgotten(instance: Instance) -> Instance:
     return Instance(*which, data="{}", seq=instance.seq, ended=instance.ended)
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
 def _step_to_json(step: StepState) -> list[Any]:
-    command = None if step.command_id is None else str(step.command_id)
-    due = None if step.due is None else step.due.isoformat()
-    return [step.status, step.generation, step.attempt, step.spent, command, due]
+    # An enumeration's member would be written alike, in ten times the time.
+    return [str(step.status), step.generation, step.attempt, step.spent, step.command_id, step.due]
 
 
 def _step_from_json(raw: list[Any]) -> StepState:
     status, generation, attempt, spent, command, due = raw
     return StepState(
-        StepStatus(status),
+        _STATUSES[status],
         generation,
         attempt,
         spent,
-        None if command is None else UUID(command),
+        None if command is None else to_id(command),
         None if due is None else datetime.fromisoformat(due),
     )

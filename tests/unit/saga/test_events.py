@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from kafkasaga.errors import CorruptLog
-from kafkasaga.saga.events import EVENTS, CommandSent, StepBegan, from_body, step_of, to_body
+from kafkasaga.saga.events import EVENTS, CommandSent, StepBegan, StepSkipped, from_body, step_of, to_body
 
 SENT = CommandSent(
     step="pay",
@@ -24,6 +24,16 @@ def test_the_body_leaves_out_what_the_log_has_columns_for() -> None:
     assert '"step"' not in body
     assert '"kind"' not in body
     assert from_body("command-sent", "pay", body) == SENT
+
+
+def test_a_row_that_an_earlier_version_wrote_is_read() -> None:
+    body = (
+        '{"generation":1,"attempt":2,"command_id":"00000000-0000-0000-0000-000000000007","message":"pay",'
+        '"deadline":"2030-01-01T00:00:00+00:00"}'
+    )
+    assert from_body("command-sent", "pay", body) == SENT
+    skipped = StepSkipped(step="pay", by="\xfc \U0001f600 \ud800", why='"')
+    assert from_body("step-skipped", "pay", r'{"by":"\u00fc \ud83d\ude00 \ud800","why":"\""}') == skipped
 
 
 def test_none_is_left_out_and_comes_back() -> None:

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from kafkasaga.saga.inputs import Woken
-from kafkasaga.saga.instance import SagaStatus, from_snapshot, saga_id, to_snapshot
+from kafkasaga.saga.instance import (
+    Fan,
+    Instance,
+    SagaStatus,
+    StepState,
+    StepStatus,
+    Turned,
+    from_snapshot,
+    saga_id,
+    to_snapshot,
+)
 from tests.unit.saga.orders import NOW, Declined, PlaceOrder, Run, SideBySide
 
 
@@ -30,6 +41,22 @@ def test_a_snapshot_holds_why_the_saga_turned_back() -> None:
     assert stored.turned is not None
     assert stored.turned.step == "reserve"
     assert stored == run.instance
+
+
+def test_a_snapshot_that_an_earlier_version_wrote_is_read() -> None:
+    text = (
+        '{"saga":"s","version":1,"key":"\\u00fc","incarnation":0,"data":"{}","seq":3,"steps":{"pay":["pending",0,1,0,'
+        '"00000000-0000-0000-0000-000000000007","2030-01-01T00:00:00.000005+00:00"],"book":["failed",1,0,0,null,null]},'
+        '"branches":{"pay?":true},"fans":{"ship[]":[2,"{}"]},"turned":["pay","no","declined","{}"],"early":{"m":"{}"},'
+        '"ended":null}'
+    )
+    due = datetime(2030, 1, 1, microsecond=5, tzinfo=UTC)
+    pay, book = StepState(StepStatus.PENDING, 0, 1, 0, UUID(int=7), due), StepState(StepStatus.FAILED, 1)
+    assert from_snapshot(text) == Instance(
+        *("s", 1, "\xfc", 0, "{}", 3, {"pay": pay, "book": book}, {"pay?": True}, {"ship[]": Fan(2, "{}")}),
+        early={"m": "{}"},
+        turned=Turned("pay", "no", "declined", "{}"),
+    )
 
 
 def test_only_two_statuses_are_ends() -> None:
