@@ -36,9 +36,11 @@ class PostgresServer:
         fsync: bool = False,
         settings: Mapping[str, str] | None = None,
         certificate: ServerCertificate | None = None,
+        ready_within: float = READY_WITHIN,
     ) -> None:
         self.port = free_port()
         self._certificate = certificate
+        self._ready_within = ready_within
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
@@ -83,7 +85,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server; the first time, create its cluster."""
-        self.process.start(self._ready, within=READY_WITHIN)
+        self.process.start(self._ready, within=self._ready_within)
 
     def stop(self) -> None:
         """Stop in good order, disconnecting everybody; the data stays."""

@@ -44,8 +44,8 @@ class Run:
     def do(self, folder: Path) -> Verdict:
         """All of it."""
         self.account.planned = planned(DECK, self.options.only)
-        with running_system(folder, self.options.session_timeout) as system:
-            until_ready(system)
+        with running_system(folder, self.options.session_timeout, self.options.patience) as system:
+            until_ready(system, self.options.patience)
             orders = OrderLoad(system.front, self.options.orders, self.options.seed)
             with (
                 closing(Progress(system.urls)) as progress,

@@ -18,8 +18,8 @@ KAFKA = {
 class ProxiedKafka(KafkaServer):
     """A Kafka with a listener for each proxy: whoever comes in by it is told that the proxy's port is the broker's."""
 
-    def __init__(self, proxies: Collection[int]) -> None:
-        super().__init__(settings=KAFKA)
+    def __init__(self, proxies: Collection[int], ready_within: float) -> None:
+        super().__init__(settings=KAFKA, ready_within=ready_within)
         self.behind = {port: free_port() for port in proxies}
         """Where the proxy at a port has to forward to."""
         own = {"PLAINTEXT": self.port}

@@ -23,6 +23,8 @@ from tests.support.process import free_port
 
 REPLICAS = {"order": 1, "customer": 1, "inventory": 1, "payment": 1, "orchestrator": 2, "meter": 2}
 SHOP = "kafkasaga.examples.order_system"
+START_PATIENCE = 1.5
+"""For a server to start, in patiences: Kafka reads all of its logs after a kill."""
 
 
 @dataclass
@@ -63,14 +65,16 @@ class System:
 
 
 @contextmanager
-def running_system(folder: Path, session_timeout: float) -> Iterator[System]:
+def running_system(folder: Path, session_timeout: float, patience: float) -> Iterator[System]:
     """Start everything; kill what is left of it at the end of the block."""
     with ExitStack() as stack:
         network = stack.enter_context(Network())
         names = [(service, number) for service, count in REPLICAS.items() for number in range(count)]
         ways = {name: (network.proxy(), network.proxy()) for name in names}
-        kafka = stack.enter_context(ProxiedKafka([to_kafka.port for to_kafka, _ in ways.values()]))
-        postgres = stack.enter_context(PostgresServer())
+        kafka = stack.enter_context(
+            ProxiedKafka([to_kafka.port for to_kafka, _ in ways.values()], START_PATIENCE * patience)
+        )
+        postgres = stack.enter_context(PostgresServer(ready_within=START_PATIENCE * patience))
         for to_kafka, to_postgres in ways.values():
             to_kafka.upstream, to_postgres.upstream = kafka.behind[to_kafka.port], postgres.port
         urls = _prepare(kafka, postgres, folder)
@@ -127,7 +131,7 @@ def _kill_all(replicas: Collection[Replica]) -> None:
             replica.kill()
 
 
-def until_ready(system: System, within: float = 60.0) -> None:
+def until_ready(system: System, within: float) -> None:
     """Until every service has its partitions."""
     deadline = time.monotonic() + within
     waiting = set(range(len(system.replicas)))

@@ -60,12 +60,14 @@ class KafkaServer:
         jvm_options: tuple[str, ...] = (),
         certificate: ServerCertificate | None = None,
         users: Mapping[str, str] | None = None,
+        ready_within: float = READY_WITHIN,
     ) -> None:
         self.port = free_port()
         self._secure_port = free_port()
         self._certificate, self._users = certificate, dict(users or {})
         self._controller_port = free_port()
         self._settings = dict(settings or {})
+        self._ready_within = ready_within
         self._jvm_options = (f"-Xmx{heap}", "-XX:+UseSerialGC", *jvm_options)
         self._directory: TemporaryDirectory | None = None
         self._process: ServerProcess | None = None
@@ -105,7 +107,7 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start the server; the first time, fetch Kafka if needed and format its storage."""
-        self.process.start(self._ready, within=READY_WITHIN)
+        self.process.start(self._ready, within=self._ready_within)
 
     def stop(self) -> None:
         """Stop in good order; the data stays."""
