@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +24,11 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="kafkasaga-faults-") as temporary:
         folder = options.keep_logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        run.do(folder)
+        try:
+            run.do(folder)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (what is known by then is told all the same)
+            traceback.print_exc()
+            run.account.failures.append(f"the run ended before its time: {error!r}")
     show(run, console)
     if options.json is not None:
         write_json(run, options.json)

@@ -15,6 +15,7 @@ from tests.faults.real.progress import Places, Progress
 from tests.faults.real.proxy import Proxy
 from tests.faults.real.replica import Replica
 from tests.faults.real.system import System
+from tests.support import KafkaServer, PostgresServer, ServerError
 
 REACH_SECONDS = 12.0
 """For a process to come to the point at which it is to die."""
@@ -207,13 +208,22 @@ def server_down(kind: str, how: str) -> Fault:
 
     def fault(scene: Scene) -> Happened:
         server = scene.system.kafka if kind == "Kafka" else scene.system.postgres
-        server.kill() if how == "killed" else server.stop()
+        done = _taken_down(server, how)
         time.sleep(scene.random.uniform(0.5, 4.0))
-        reached = answer(server.port, QUESTIONS[kind]) is Answer.REFUSED
+        reached = done and answer(server.port, QUESTIONS[kind]) is Answer.REFUSED
         server.start()
         return Happened(f"{kind} {how} and restarted", "", reached, scene.goes_on())
 
     return fault
+
+
+def _taken_down(server: KafkaServer | PostgresServer, how: str) -> bool:
+    """False if it did not stop in good order, in time: then it was killed."""
+    try:
+        server.kill() if how == "killed" else server.stop()
+    except ServerError:
+        return False
+    return True
 
 
 def server_frozen(kind: str) -> Fault:
