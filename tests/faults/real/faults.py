@@ -17,8 +17,8 @@ from tests.faults.real.replica import Replica
 from tests.faults.real.system import System
 from tests.support import KafkaServer, PostgresServer, ServerError
 
-REACH_SECONDS = 12.0
-"""For a process to come to the point at which it is to die."""
+REACH_PATIENCE = 0.25
+"""For a process to come to the point at which it is to die, in patiences."""
 BEYOND_SECONDS = 2.5
 """Longer than the session's time-out, to be sure that the group has noticed."""
 STAGES = ("started", "imported", "assigned", "progress")
@@ -110,7 +110,7 @@ def _killed_while_starting(scene: Scene, replica: Replica, point: str) -> Happen
 
 
 def _await_death(scene: Scene, replica: Replica) -> float | None:
-    scene.progress.wait(lambda: not replica.alive, REACH_SECONDS)
+    scene.progress.wait(lambda: not replica.alive, REACH_PATIENCE * scene.patience)
     return replica.died()
 
 
