@@ -9,6 +9,8 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
+from kafkasaga.messages import UNREADABLE
+
 SAGA = str(UUID(int=7))
 TOPICS = ("begun", "reserve", "unreserve", "reserved", "paid")
 NAMES = (
@@ -25,6 +27,7 @@ NAMES = (
     "ce_sagamark",
     "content-type",
     "traceparent",
+    UNREADABLE,
 )
 FITTING = {
     "ce_sagaid": SAGA,
@@ -82,6 +85,7 @@ WORST = {
     "a type of sixty kilobytes": saying("reserve", '{"id": "x"}', ce_type="t" * 60_000),
     "more headers than sane": Hostile("reserve", b"k", b'{"id":"x"}', {f"h{n}": b"v" for n in range(5_000)}),
     "headers larger than sane": Hostile("reserve", b"k", b'{"id":"x"}', {"h": b"v" * 900_000}),
+    "headers that cannot be read": Hostile("reserve", b"k", b'{"id":"x"}', {UNREADABLE: b"\xff no text"}),
     "a body larger than allowed": saying("reserve", json.dumps({"id": "x" * 1_000_001})),
     "nested to the parser's limit": saying("reserve", nested(195)),
     "nested beyond it": saying("reserve", nested(100_000)),

@@ -2,13 +2,14 @@
 
 from kafkasaga.messages.codec import Codec, JsonCodec
 from kafkasaga.messages.envelope import (
+    UNREADABLE,
     Attributes,
     Envelope,
     Mark,
     Operation,
     Record,
     SagaContext,
-    excess_of_headers,
+    fault_of_headers,
     read_attributes,
     write_headers,
 )
@@ -20,6 +21,7 @@ from kafkasaga.messages.text import from_text, to_text
 
 __all__ = [
     "NAMESPACE",
+    "UNREADABLE",
     "Attributes",
     "Codec",
     "Contract",
@@ -34,7 +36,7 @@ __all__ = [
     "SagaState",
     "contract_of",
     "derived",
-    "excess_of_headers",
+    "fault_of_headers",
     "from_text",
     "key_of",
     "read_attributes",

@@ -26,6 +26,8 @@ LONGEST_NAME: Final = 250
 MOST_HEADERS: Final = 256
 MOST_HEADER_BYTES: Final = 64 * 1024
 """Of a record, names and values together. Ours take half a kilobyte; tracing and routing may add a few."""
+UNREADABLE: Final = "kafkasaga-unreadable"
+"""Stands for all headers of a record if they could not be read; its value says why."""
 
 
 class Operation(StrEnum):
@@ -170,8 +172,10 @@ def _in_lower_case(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def excess_of_headers(record: Record) -> str | None:
+def fault_of_headers(record: Record) -> str | None:
     """Why a record's headers are not taken for a message's; None for sane ones."""
+    if (reason := record.headers.get(UNREADABLE)) is not None:
+        return f"its headers cannot be read: {_text(reason)}"
     count = len(record.headers)
     if count > MOST_HEADERS:
         return f"it has {count:,} headers, more than {MOST_HEADERS}"

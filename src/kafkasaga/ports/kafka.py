@@ -31,7 +31,10 @@ class Consumer(Protocol):
         ...
 
     def store(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Let these next offsets be committed to the group, some time. Call it only after the database committed."""
+        """Let these next offsets be committed to the group, some time. Call it only after the database committed.
+
+        Those of partitions that were taken away meanwhile are left out: another member has them now.
+        """
         ...
 
     def pause(self, partitions: Collection[TopicPartition] | None = None) -> None:

@@ -126,6 +126,10 @@ class UnitOfWork(Protocol):
         """Lock a parked message again, waiting for who holds it; False if it was tried or changed since."""
         ...
 
+    def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
+        """Those of these messages of a topic that are parked, by consumer, source and id, dead ones too."""
+        ...
+
     def unpark(self, id: int) -> None:
         """Delete a parked message: it was handled. The next of its lane becomes due."""
         ...

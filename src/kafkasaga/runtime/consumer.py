@@ -101,7 +101,7 @@ class ConsumerLoop:
                 self._lost.clear()
                 wait = min(wait * 2, LONGEST_WAIT)
                 continue
-            self._consumer.store({p: offset for p, offset in positions.items() if p not in self._lost})
+            self._consumer.store(positions)
             self._read |= positions
             break
         if away:

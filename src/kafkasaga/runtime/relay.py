@@ -168,7 +168,6 @@ class Relay:
             return False
         if begins := self._after == 0:
             self._begin_sweep()
-        self._skip_topics |= self._held.full()
         limit, size = room
         rows = self._queue.fetch(self._after, limit, self._top, size, Skip(self._skip_topics, self._skip_lanes))
         # A short read has reached the end: the next one begins at the start again, for rows that were committed late.
@@ -185,6 +184,7 @@ class Relay:
     def _begin_sweep(self) -> None:
         # Only here may what was held back go on: later, its first row would lie behind the reader.
         self._skip_topics, self._skip_lanes = self._blocks.held_back(self._clock.monotonic())
+        self._skip_topics |= self._held.full()
         self._top = self._queue.last() if self._pages else None
 
     def _take(self, rows: Sequence[OutboxRow]) -> bool:

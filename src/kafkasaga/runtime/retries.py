@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import Parked, ParkedStatus, Store, UnitOfWork
+from kafkasaga.ports import InboxKey, Parked, ParkedStatus, Store, UnitOfWork
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.parking import (
@@ -29,7 +29,7 @@ from kafkasaga.runtime.parking import (
     log_fields,
     when_dead,
 )
-from kafkasaga.runtime.routing import Router, Task
+from kafkasaga.runtime.routing import Router, SagaRoute, Task
 
 log = structlog.get_logger("kafkasaga.consumer")
 
@@ -78,6 +78,9 @@ class Retries:
                 if unmatched := self._execution.run(uow, [task]):
                     raise TaskFailed(*unmatched[0])
                 uow.unpark(parked.id)
+                for id in self._kept_for_others(uow, task, UNMATCHED):
+                    uow.unpark(id)
+                    log.info("parked message removed: another saga has taken it", **log_fields(task))
         except EnvironmentUnavailable:
             self._take_back(parked)
             raise
@@ -102,10 +105,29 @@ class Retries:
             if not uow.lock_parked(parked.id, parked.attempts):
                 return
             if parked.attempts >= self._policy.attempts:
-                self._end(uow, parked, task, described(error, task))
+                if parked.consumer.endswith(UNMATCHED) and self._kept_for_others(uow, task, ""):
+                    uow.unpark(parked.id)
+                    log.info("parked message removed: it is another saga's, which has it", **log_fields(task))
+                else:
+                    self._end(uow, parked, task, described(error, task))
                 return
             self._write(uow, replace(parked, deaths=0), described(error, task), ParkedStatus.WAITING)
         log.error("parked message failed again", **log_fields(task), attempts=parked.attempts, error=in_words(error))
+
+    def _kept_for_others(self, uow: UnitOfWork, task: Task, kind: str) -> list[int]:
+        """The copies of a reply without headers that are parked for other sagas, to all of which it was offered.
+
+        One of them is enough. Where one has it, as unmatched it is not needed, and would end as dead: a false alarm.
+        """
+        if not isinstance(task.route, SagaRoute) or task.attributes.saga is not None:
+            return []
+        others = [other for other in self._router.route(task.record) if isinstance(other.route, SagaRoute)]
+        keys = [
+            InboxKey(f"{other.consumer}{kind}", task.attributes.source, task.attributes.id)
+            for other in others
+            if other.consumer != task.consumer
+        ]
+        return list(uow.parked_ids(task.record.topic, keys).values()) if keys else []
 
     def _hopeless(self, parked: Parked) -> str | None:
         """Why a message that waits is not tried again: its last attempts did not end, or there were enough."""

@@ -14,7 +14,7 @@ from kafkasaga.messages import (
     Record,
     Registry,
     SagaContext,
-    excess_of_headers,
+    fault_of_headers,
     read_attributes,
 )
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
@@ -136,6 +136,7 @@ class Router:
         if type is None:
             named = reprlib.repr(attributes.type)
             unknown = f"service {self.service!r} knows no type {named} on topic {record.topic!r}"
+            unknown = fault_of_headers(record) or unknown
             return [Task(f"{self.service}:unknown", record, attributes, None, None, unknown)]
         message, problem = self._decoded(type, record, attributes)
         return [
@@ -146,7 +147,7 @@ class Router:
         self, type: type[Message], record: Record, attributes: Attributes
     ) -> tuple[Message | None, str | None]:
         """What a record says, or why it cannot be handled."""
-        if problem := excess_of_headers(record):
+        if problem := fault_of_headers(record):
             return None, problem
         if attributes.saga is not None and attributes.saga.mark is not None and not record.value:
             return None, None

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import LONGEST_LANE, BarrierKey, Parked, ParkedKey, ParkedStatus, TopicPartition
+from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, TopicPartition
 from kafkasaga.stores.bulk import Sql, types
 
 _COLUMNS: Final = (
@@ -103,6 +103,19 @@ class ParkedMessages:
         mine = select(self._table.c.id).where(self._table.c.id == id, self._table.c.attempts == attempts)
         held = mine.where(self._table.c.status == _WAITING).with_for_update()
         return connection.scalar(held) is not None
+
+    def ids(self, connection: Connection, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
+        """Those of these messages that are parked."""
+        parked = self._table.c
+        wanted = sorted(set(keys))
+        query = select(parked.consumer, parked.source, parked.message_id, parked.id).where(
+            parked.consumer.in_([key.consumer for key in wanted]),
+            parked.topic == topic,
+            parked.message_id.in_([key.message_id for key in wanted]),
+        )
+        rows = connection.execute(query)
+        found = {InboxKey(consumer, source, message_id): id for consumer, source, message_id, id in rows}
+        return {key: found[key] for key in wanted if key in found}
 
     def unpark(self, connection: Connection, id: int) -> None:
         """Delete a parked message; the next of its lane becomes due."""

@@ -174,6 +174,11 @@ class SqlUnitOfWork:
         with translated():
             return self._do.parked.lock(self._connection, id, attempts)
 
+    def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
+        """One statement."""
+        with translated():
+            return self._do.parked.ids(self._connection, topic, keys)
+
     def unpark(self, id: int) -> None:
         """Two statements."""
         with translated():

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import BarrierKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
+from kafkasaga.ports import BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
 from kafkasaga.stores import SqlStore
 from tests.contract.stores.store_kit import Threads, counted_statements
 
@@ -31,6 +31,18 @@ def test_a_parked_message_comes_back_as_it_was(store: SqlStore) -> None:
     first, second = store.queries().parked()
     assert replace(first, id=0) == replace(message, error="boom�")
     assert replace(second, id=0) == replace(tombstone, error="boom�")
+
+
+def test_parked_messages_are_found_by_who_parked_them(store: SqlStore) -> None:
+    mine, dead = parked(), replace(parked(offset=1), status=ParkedStatus.DEAD)
+    theirs = replace(mine, consumer="stock")
+    park(store, mine, dead, theirs)
+    keys = [InboxKey(one.consumer, one.source, one.message_id) for one in (mine, dead)]
+    absent = [keys[0]._replace(source="x"), keys[0]._replace(consumer="x"), keys[0]._replace(message_id=uuid4())]
+    with store.begin() as uow:
+        found = uow.parked_ids("orders", [*keys, *absent])
+        assert uow.parked_ids("other", keys) == uow.parked_ids("orders", []) == {}
+    assert found == {key: one.id for key, one in zip(keys, store.queries().parked(), strict=False)}
 
 
 def test_i4_only_the_head_of_a_lane_is_given(store: SqlStore) -> None:

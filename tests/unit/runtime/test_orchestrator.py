@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import MetaData, func, select
+from structlog.testing import capture_logs
 
 from kafkasaga import DefinitionError, Ends, LocalStep, Outbox, Saga, Service, Step, WaitFor, exponential
 from kafkasaga.messages import Operation
@@ -148,6 +149,50 @@ def test_i10_a_reply_without_headers_that_no_saga_takes_is_kept_for_each(both: N
     run(both)
     kept = [(parked.consumer, parked.record.key) for parked in both.parked()]
     assert sorted(kept) == [("saga:buy:unmatched", b"nobody"), ("saga:rent:unmatched", b"nobody")]
+
+
+def retried_to_the_end(node: Node) -> list[str]:
+    """Whose parked messages are told as dead."""
+    with capture_logs() as logs:
+        for _ in range(30):
+            node.clock.sleep(600)
+            while node.batches.retry_parked():
+                pass
+    return [entry["consumer"] for entry in logs if entry["event"] == "parked message is dead"]
+
+
+def test_i10_a_reply_without_headers_that_one_saga_takes_later_is_no_alarm_for_another(
+    both: Node, broker: MemoryBroker
+) -> None:
+    send(broker, Reserved(id="1"))  # it overtook the message that starts its saga
+    run(both)
+    assert [parked.consumer for parked in both.parked()] == ["saga:buy:unmatched", "saga:rent:unmatched"]
+    send(broker, Begun(id="1"))
+    run(both)
+    assert retried_to_the_end(both) == []
+    assert both.parked() == []
+    assert len(broker.records("pay")) == 0
+    assert "step-succeeded" in kinds(both)
+
+
+class Failing(Saga[State], name="failing", version=1, starts_on=Begun):
+    reserve = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+    pay = Step[State](command=lambda s: Pay(id=dict[str, str]()[s.id]), succeeds_on=Paid, kind="read-only")
+    flow = reserve >> pay
+    ends = Ends[State]()
+
+
+def test_i10_a_reply_without_headers_that_its_saga_cannot_take_is_one_alarm(
+    broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    both = Node(Service("both", sagas=[Failing, Rent], outbox=Outbox(MetaData())), broker, clock)
+    send(broker, Begun(id="1"))
+    run(both)
+    send(broker, Reserved(id="1"))
+    run(both)
+    assert sorted(parked.consumer for parked in both.parked()) == ["saga:failing", "saga:rent:unmatched"]
+    assert retried_to_the_end(both) == ["saga:failing"]
+    assert [(parked.consumer, parked.status) for parked in both.parked()] == [("saga:failing", ParkedStatus.DEAD)]
 
 
 def test_a06_a_message_that_overtook_its_saga_is_tried_again(
@@ -375,3 +420,13 @@ def test_i07_a_log_that_was_tampered_with_is_found(node: Node, broker: MemoryBro
     assert "gaps" in str(operator.verify(id))
     assert [problem is None for _, problem in operator.verify_all()] == [False]
     assert operator.verify(uuid4()) == "there is no such saga"
+
+
+def test_i07_a_state_that_is_not_the_fold_of_its_log_is_found(node: Node, broker: MemoryBroker) -> None:
+    send(broker, Begun(id="1"))
+    run(node)
+    operator, id, saga = Operator(node.store), saga_id("buy", "1"), node.store.tables.saga
+    with node.store.engine.begin() as connection:
+        snapshot = connection.execute(select(saga.c.snapshot)).scalar_one()
+        connection.execute(saga.update().values(snapshot=snapshot.replace("pending", "succeeded")))
+    assert "fold" in str(operator.verify(id))

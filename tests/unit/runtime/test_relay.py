@@ -209,6 +209,24 @@ class Hesitant(MemoryProducer):
         super().poll(timeout)
 
 
+def test_a10_a_topic_with_its_share_in_memory_is_not_read_over_and_over(node: Node, broker: MemoryBroker) -> None:
+    """Its rows lie before all others, and librdkafka has not found out yet that it does not exist."""
+    read: list[str] = []
+
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        rows = real(*args)
+        read.extend(row.topic for row in rows)
+        return rows
+
+    queue = Queue(node, fetch=fetch)
+    relay = Relay(queue, lambda: Hesitant(broker, 10_000), node.clock, poll_interval=0.001, window=80)
+    put_many(node, "dead", 500)
+    for n in range(50):
+        put(node, "alive", "k", str(n))
+        until(lambda n=n: len(sent(broker, "alive")) > n, relay.step, rounds=30)  # type: ignore[misc]
+    assert 10 <= read.count("dead") <= 2 * 80
+
+
 @pytest.mark.parametrize("dead", [("dead",), ("dead1", "dead2", "dead3")])
 @pytest.mark.parametrize("polls", [1, 5, 10_000])
 def test_a10_thousands_of_dead_keys_do_not_hold_others_back(
@@ -442,6 +460,53 @@ def test_a08_a_row_does_not_overtake_one_that_was_committed_behind_the_reader(
     relay = node.new_relay(Queue(node, fetch=fetch), window=8)
     until(lambda: len(pages) > page and node.count("outbox") == 0, relay.step)
     assert sent(broker, "t", "k") == ["first", "second"]
+
+
+def test_a11_the_oldest_rows_go_first_however_many_come(node: Node, broker: MemoryBroker) -> None:
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        rows = real(*args)
+        if node.count("outbox"):
+            put_many(node, "t", 8, body=b"new")  # as many as one read takes
+        return rows
+
+    for n in range(40):
+        put(node, "t", f"old{n}", str(n))
+    relay = node.new_relay(Queue(node, fetch=fetch), window=8)
+    for _ in range(20):
+        relay.step()
+    everything = sent(broker, "t")
+    assert "new" in everything, "the fault was reached: they kept coming"
+    assert sorted(everything[:40], key=int) == [str(n) for n in range(40)]
+
+
+class Late(MemoryProducer):
+    """What Kafka was asked for may arrive long after the lock went to another relay."""
+
+    delivers = False
+
+    def poll(self, timeout: float) -> None:
+        if self.delivers:
+            super().poll(timeout)
+
+
+def test_a14_a_lock_that_is_lost_before_kafka_answers_reorders_nothing(node: Node, broker: MemoryBroker) -> None:
+    """The lock may be lost at any time, and a send may last far longer: what it had begun arrives in the end."""
+    holder, late = "first", Late(broker)
+    first = Relay(Queue(node, acquire=lambda real: holder == "first"), lambda: late, node.clock, poll_interval=0.001)
+    second = node.new_relay(Queue(node, acquire=lambda real: holder == "second"))
+    for body in "123":
+        put(node, "t", "k", body)
+    first.step()
+    holder = "second"
+    until(lambda: node.count("outbox") == 0, second.step)
+    late.delivers = True
+    for _ in range(5):
+        first.step()
+        second.step()
+    holder = "first"
+    put(node, "t", "k", "4")
+    until(lambda: node.count("outbox") == 0, first.step)
+    assert sent(broker, "t") == ["1", "2", "3", "1", "4"], "what was under way is repeated, and nothing behind it"
 
 
 def test_a_second_relay_stands_by_and_takes_over(node: Node, broker: MemoryBroker) -> None:

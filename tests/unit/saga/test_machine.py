@@ -13,6 +13,7 @@ from kafkasaga.saga.inputs import Arrived, Ran, RefuseStuck, RetryStuck, SkipStu
 from kafkasaga.saga.instance import SagaStatus, StepStatus
 from kafkasaga.saga.machine import RunLocal, Send, decide, run_local
 from kafkasaga.saga.policy import exponential
+from kafkasaga.saga.transitions import fold
 from tests.unit.saga.orders import (
     NOW,
     Cancelled,
@@ -195,6 +196,18 @@ def test_a23_a_step_that_did_not_answer_in_time_is_undone() -> None:
     run.take(Woken(), after=HALF_A_MINUTE)
     assert run.instance.steps["reserve"].status is StepStatus.UNDOING
     assert run.sent() == [Release(hold=None)]
+
+
+def test_a26_a_step_of_which_only_the_command_is_known_is_undone() -> None:
+    """Whoever has only the log, and no reply, knows that the step may have run: by nothing but its command."""
+    run = Run(PlaceOrder)
+    recovered = fold(run.last.events)
+    assert recovered is not None
+    run.last = replace(run.last, instance=recovered)
+    run.take(Woken(), after=HALF_A_MINUTE)
+    assert run.sent() == [Release(hold=None)]
+    run.undone(Released(), "reserve")
+    assert run.instance.ended is SagaStatus.CANCELLED
 
 
 def test_a23_a_late_reply_is_ignored_once_its_compensation_began() -> None:

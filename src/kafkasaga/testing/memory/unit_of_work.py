@@ -240,6 +240,14 @@ class MemoryUnitOfWork:
             known = self._visible().get(id)
             return known is not None and known.attempts == attempts and known.status is ParkedStatus.WAITING
 
+    def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
+        with self._waiting.guard:
+            return {
+                key: id
+                for id, one in self._visible().items()
+                if one.record.topic == topic and (key := InboxKey(one.consumer, one.source, one.message_id)) in keys
+            }
+
     def unpark(self, id: int) -> None:
         with self._waiting.guard:
             self._lock(("parked", id))
