@@ -29,6 +29,8 @@ PENDING: Final = "kafkasaga.wake"
 """Under this key a session's ``info`` holds whom to wake after its commit."""
 IDLE: Final = 10.0
 """Seconds after which an idle notifier's thread ends; the next commit starts another."""
+CLOSE_SECONDS: Final = 2.0
+"""For the last NOTIFY, where the database does not answer: then it is not worth waiting for."""
 
 
 class Listener(Protocol):
@@ -147,13 +149,13 @@ class Notifier:
             self._condition.notify()
 
     def close(self) -> None:
-        """End the thread, after what it has to send."""
+        """End the thread, after what it has to send; it is left alone if that takes too long."""
         with self._condition:
             self._closed = True
             self._condition.notify()
             thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(CLOSE_SECONDS)
 
     def _start(self) -> threading.Thread | None:
         thread = threading.Thread(target=self._run, name="kafkasaga-notify", daemon=True)
