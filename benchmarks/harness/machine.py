@@ -24,6 +24,8 @@ DURABLE = {
     "max_wal_size": "4GB",  # otherwise checkpoints fall into some rounds and not into others
     "checkpoint_timeout": "30min",
 }
+TRIES = 60
+"""Of a question that Kafka cannot answer at the moment, half a second apart."""
 KAFKA = {
     "transaction.max.timeout.ms": "900000",
     "log.retention.hours": "24",
@@ -67,16 +69,7 @@ class Machine:
         if new:
             self.kafka.create_topics(new, partitions=partitions)
             self._topics |= set(new)
-            self._wait_for_leaders(*new)
-
-    def _wait_for_leaders(self, *topics: str) -> None:
-        for _ in range(100):
-            try:
-                self.ends(*topics)
-            except KafkaException:
-                time.sleep(0.1)
-            else:
-                return
+            self.ends(*new)  # once they have leaders
 
     def ends(self, *topics: str) -> dict[tuple[str, int], int]:
         """The end of every partition of these topics."""
@@ -114,9 +107,17 @@ def read_ends(consumer: Consumer, topics: tuple[str, ...]) -> dict[tuple[str, in
     ends: dict[tuple[str, int], int] = {}
     for topic in topics:
         for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-            ends[topic, number] = end
+            ends[topic, number] = _end(consumer, TopicPartition(topic, number))
     return ends
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """On a crowded machine the broker may be taken for dead for a moment, and lead nothing until it is seen again."""
+    for _ in range(TRIES):
+        with suppress(KafkaException):
+            return consumer.get_watermark_offsets(place, timeout=10)[1]
+        time.sleep(0.5)
+    return consumer.get_watermark_offsets(place, timeout=10)[1]
 
 
 def read_from(
