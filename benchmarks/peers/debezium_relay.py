@@ -35,7 +35,7 @@ ENGINE = {
     "table.include.list": "public.outbox",
     "snapshot.mode": "no_data",
     "skipped.operations": "u,d,t",
-    "poll.interval.ms": "5",
+    "poll.interval.ms": "1",
     "max.batch.size": "8192",
     "max.queue.size": "32768",
     "offset.storage": "org.apache.kafka.connect.storage.FileOffsetBackingStore",

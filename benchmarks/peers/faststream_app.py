@@ -8,14 +8,14 @@ import logging
 import sys
 
 from faststream import FastStream
-from faststream.confluent import KafkaBroker
-from faststream.confluent.response import KafkaResponse
+from faststream.kafka import KafkaBroker
+from faststream.kafka.response import KafkaResponse
 from faststream_outbox import OutboxBroker, make_outbox_table, outbox_autovacuum_ddl
 from faststream_outbox.annotations import OutboxMessage
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-FETCHED = 100
+FETCHED, DELETED = 1000, 100
 """Rows of a fetch, and rows that are deleted at once."""
 
 
@@ -31,8 +31,9 @@ async def main(url: str, bootstrap_servers: str, topic: str, queue: str, workers
     @outbox.subscriber(
         queue,
         max_workers=workers,
-        fetch_batch_size=max(FETCHED, workers),
-        terminal_flush_batch_size=FETCHED,
+        fetch_batch_size=FETCHED,
+        min_fetch_interval=0.1,
+        terminal_flush_batch_size=DELETED,
         decoder=undecoded,
     )
     async def relay(body: bytes, message: OutboxMessage) -> KafkaResponse:

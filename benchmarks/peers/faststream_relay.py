@@ -14,7 +14,7 @@ from benchmarks.harness.machine import Machine, connect
 from benchmarks.harness.processes import Worker
 from benchmarks.workloads.relay import TOPIC, Placed, Relay, messages
 
-REQUIREMENTS = ("faststream-outbox[asyncpg]==0.19.0", "faststream[confluent]==0.7.8")
+REQUIREMENTS = ("faststream-outbox[asyncpg]==0.19.0", "faststream[kafka]==0.7.8")
 PROGRAM = Path(__file__).with_name("faststream_app.py")
 QUEUE, CHANNEL = "relay", "outbox_outbox"
 

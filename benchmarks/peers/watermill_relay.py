@@ -18,7 +18,7 @@ from benchmarks.workloads.relay import TOPIC, Placed, Relay, messages
 SOURCE = Path(__file__).with_name("watermill")
 FORWARDER_TOPIC = "outbox"
 TABLE, OFFSETS = f"watermill_{FORWARDER_TOPIC}", f"watermill_offsets_{FORWARDER_TOPIC}"
-POLL_INTERVAL = "5ms"
+POLL_INTERVAL = "1ms"
 BATCH_SIZE = 1000
 
 
