@@ -31,6 +31,7 @@ KAFKA = {
     "log.retention.hours": "24",
     "message.max.bytes": "4194304",
     "log.segment.bytes": "268435456",
+    "broker.session.timeout.ms": "60000",  # nobody kills it here, and a busy machine must not have it thrown out
 }
 
 
