@@ -57,16 +57,22 @@ def check_retention(keep: Mapping[Prunable, timedelta], definitions: Iterable[De
     Raises:
         ConfigurationError: naming every setting that is too short, and what to do.
     """
-    again = AWAY + DELIVERY + parking.horizon()
-    longest = max((horizon(definition) for definition in definitions), default=timedelta())
+    least = least_retention(definitions, parking)
     problems = [
-        *_too_short(keep, Prunable.INBOX, again, "a message may come again for"),
-        *_too_short(keep, Prunable.BARRIER, again + longest, "a command may be sent again or undone for"),
-        *_too_short(keep, Prunable.SAGA_KEYS, again, "the message that starts a saga may come again for"),
+        *_too_short(keep, Prunable.INBOX, least, "a message may come again for"),
+        *_too_short(keep, Prunable.BARRIER, least, "a command may be sent again or undone for"),
+        *_too_short(keep, Prunable.SAGA_KEYS, least, "the message that starts a saga may come again for"),
         *_keys(keep),
     ]
     if problems:
         raise ConfigurationError("\n".join(["retention:", *(f"  {problem}" for problem in problems)]))
+
+
+def least_retention(definitions: Iterable[Definition], parking: Retry) -> dict[Prunable, timedelta]:
+    """The shortest times after which nothing that is forgotten can be needed, as far as a service can tell."""
+    again = AWAY + DELIVERY + parking.horizon()
+    longest = max((horizon(definition) for definition in definitions), default=timedelta())
+    return {Prunable.INBOX: again, Prunable.BARRIER: again + longest, Prunable.SAGA_KEYS: again}
 
 
 def horizon(definition: Definition) -> timedelta:
@@ -86,7 +92,10 @@ def _longest(step: AnyLeaf) -> timedelta:
             return there + back if step.compensation is not None else there
 
 
-def _too_short(keep: Mapping[Prunable, timedelta], what: Prunable, needed: timedelta, why: str) -> list[str]:
+def _too_short(
+    keep: Mapping[Prunable, timedelta], what: Prunable, least: Mapping[Prunable, timedelta], why: str
+) -> list[str]:
+    needed = least[what]
     if what not in keep or keep[what] >= needed:
         return []
     remedy = "Set it above that and above the longest retention of your topics, or remove it to forget nothing"

@@ -28,6 +28,8 @@ class Fault(StrEnum):
     """A consumer loses its partitions while it works on their records."""
     DUPLICATE = "duplicate"
     """A record is in its topic twice."""
+    LATE_COPY = "late copy"
+    """A record comes again after hours, or a day: nobody may have forgotten it by then."""
     DELAY = "delay"
     """A record becomes readable late: those of other topics overtake it."""
     OVERLAP = "overlap"

@@ -20,7 +20,7 @@ from kafkasaga.saga.events import (
     step_of,
 )
 from kafkasaga.saga.flow import Step
-from kafkasaga.saga.instance import Instance, SagaStatus
+from kafkasaga.saga.instance import Instance, SagaStatus, forgotten
 from kafkasaga.saga.transitions import fold
 from kafkasaga.testing.simulator import contents
 from kafkasaga.testing.simulator.history import Committed, Effect, Lane, Violation
@@ -207,6 +207,9 @@ def _logs_fold(run: Run, site: Site) -> Iterator[Violation]:
     law = "I7 state = fold(log)"
     for id in contents.saga_ids(site.store):
         stored, log = contents.instance(site.store, id), contents.log(site.store, id)
+        if contents.pruned(site.store, id):
+            yield from _is_what_is_left(run, id, stored)
+            continue
         try:
             folded = fold(entry.event for entry in log)
         except CorruptLog as error:
@@ -216,6 +219,12 @@ def _logs_fold(run: Run, site: Site) -> Iterator[Violation]:
             yield Violation(law, f"the log of saga {id} does not fold to its stored state")
         if [entry.event for entry in log] != [entry.event for entry in run.history.logs[id]]:
             yield Violation(law, f"the log of saga {id} is not what was committed")
+
+
+def _is_what_is_left(run: Run, id: UUID, stored: Instance | None) -> Iterator[Violation]:
+    """Of a saga whose log was forgotten, how it ended."""
+    if stored is None or stored != forgotten(run.history.instances[id]):
+        yield Violation("I7 state = fold(log)", f"what is left of saga {id} is not how it ended")
 
 
 def _compensation(run: Run, id: UUID, instance: Instance) -> Iterator[Violation]:

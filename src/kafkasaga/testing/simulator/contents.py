@@ -54,6 +54,14 @@ def log(store: Store, id: UUID) -> list[LogEntry]:
     return store.queries().log(id)
 
 
+def pruned(store: Store, id: UUID) -> bool:
+    """Whether a saga's state and log were deleted because of their age."""
+    if isinstance(store, MemoryStore):
+        return id in store.ages.pruned
+    summary = _sql(store).saga(id)
+    return summary is not None and summary.pruned_at is not None
+
+
 def _sql(store: Store) -> Queries:
     assert isinstance(store, SqlStore)
     return store.queries()

@@ -120,23 +120,27 @@ def starts(definition: Definition, count: int) -> list[Message | SagaState]:
 
 
 def errands_for(
-    chance: Chance, definition: Definition, begun: Sequence[Message | SagaState], routers: Sequence[WatchedRouter]
+    chance: Chance,
+    definition: Definition,
+    begun: Sequence[Message | SagaState],
+    routers: Sequence[WatchedRouter],
+    later: float,
 ) -> deque[Errand]:
-    """Everything that comes from outside in one run."""
+    """Everything that comes from outside in one run; some of it ``later`` seconds later."""
     found: list[Errand] = []
     for n, start in enumerate(begun):
-        at = chance.fraction(f"start {n}") * 0.05
+        at = chance.fraction(f"start {n}") * 0.05 + chance.choose(f"start later {n}", (0.0, 0.0, later))
         if isinstance(start, Message):
             found.append(Errand(at, (envelope(start, f"start/{n}"),)))
             if chance.choose(f"start again {n}", (False, False, True)):
                 found.append(Errand(at + 0.001, (envelope(start, f"start again/{n}"),)))
-            found += _events(chance, definition, start, n)
+            found += _events(chance, definition, start, n, at)
     for router in routers:
         found += _traffic(chance, router)
     return deque(sorted(found, key=lambda errand: errand.at))
 
 
-def _events(chance: Chance, definition: Definition, start: Message, n: int) -> Iterator[Errand]:
+def _events(chance: Chance, definition: Definition, start: Message, n: int, begins: float) -> Iterator[Errand]:
     """Events that a saga waits for come soon, late, twice, with bad news, or never."""
     key = getattr(start, contract_of(start).key)
     for name, step in definition.steps.items():
@@ -150,7 +154,7 @@ def _events(chance: Chance, definition: Definition, start: Message, n: int) -> I
         message = sample(event, n + 1, {**dict(start), contract_of(event).key: key})
         at = chance.choose(f"when {name} {n}", (0.3, 0.0, 5.0, step.deadline.total_seconds()))
         for copy in range(2 if fate == "twice" else 1):
-            yield Errand(at, (envelope(message, f"event/{name}/{n}/{copy}"),))
+            yield Errand(begins + at, (envelope(message, f"event/{name}/{n}/{copy}"),))
 
 
 def _traffic(chance: Chance, router: WatchedRouter) -> Iterator[Errand]:

@@ -5,14 +5,14 @@ The checks do not trust the library's own tables: an effect is what a handler di
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
 from kafkasaga.messages import Envelope, Operation, SagaContext
-from kafkasaga.ports import BarrierKey, InboxKey, LogEntry, SagaChange, TopicPartition
+from kafkasaga.ports import BarrierKey, InboxKey, LogEntry, Prunable, SagaChange, TopicPartition
 from kafkasaga.saga.instance import Instance
 
 
@@ -108,6 +108,8 @@ class History:
         self.logs: dict[UUID, list[LogEntry]] = defaultdict(list)
         self.log_at: dict[UUID, list[int]] = defaultdict(list)
         """For each entry of a log, when it was committed."""
+        self.forgotten = Counter[Prunable]()
+        """How much was forgotten because of its age."""
         self.homes: dict[UUID, str] = {}
         """The service in whose database a saga lies."""
         self.offsets: dict[tuple[str, TopicPartition], int] = {}

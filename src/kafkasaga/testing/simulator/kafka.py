@@ -11,6 +11,7 @@ from zlib import crc32
 from kafkasaga.errors import BrokerUnavailable
 from kafkasaga.messages import Operation, Record, read_attributes
 from kafkasaga.ports import SendDone, SendError, TopicPartition
+from kafkasaga.runtime.retention import AWAY
 from kafkasaga.testing.broker import MemoryBroker, MemoryConsumer
 from kafkasaga.testing.simulator.chance import Fault
 from kafkasaga.testing.simulator.world import World
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 DELIVERY_TIMEOUT: Final = 120.0
 """Seconds after which a producer gives a message up, as ``delivery.timeout.ms`` says."""
+
+_AWAY: Final = AWAY.total_seconds()
+_SHORTLY_BEFORE: Final = 1.0
 
 LONGEST_OVERLAP: Final = 1000.0
 """Seconds after which a command is delivered although no compensation has come."""
@@ -220,11 +224,11 @@ class WorldProducer:
             self._acknowledge(name, done, SendError("the simulated broker refuses this record", permanent=True))
             return
         self._broker.write(self._process.service, topic, key, value, headers)
-        if chance.strikes(Fault.DUPLICATE, name, "produce"):
-            world.at(
-                world.time + chance.choose(f"again {name}", (0.0, 0.005, 2.0, 70.0)),
-                lambda: void(self._broker.write(self._process.service, topic, key, value, headers)),
-            )
+        for fault, later in ((Fault.DUPLICATE, (0.0, 0.005, 2.0, 70.0)), (Fault.LATE_COPY, (_AWAY, 900.0, _AWAY / 2))):
+            if chance.strikes(fault, name, "produce"):
+                at = world.time + chance.choose(f"again {name}", later)
+                world.at(at - _SHORTLY_BEFORE, world.change)  # so that who forgets what is old has forgotten it
+                world.at(at, lambda: void(self._broker.write(self._process.service, topic, key, value, headers)))
         lost = chance.strikes(Fault.LOST_ACKNOWLEDGEMENT, name, "produce")
         self._acknowledge(name, done, SendError("the acknowledgement was lost", permanent=False) if lost else None)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, Protocol
 
 from kafkasaga.errors import DatabaseUnavailable
 from kafkasaga.messages import contract_of
-from kafkasaga.ports import Store, TopicPartition
+from kafkasaga.ports import Prunable, Store, TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
 from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.outgoing import Sender
+from kafkasaga.runtime.pruner import Pruner
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.routing import Router
 from kafkasaga.runtime.service import Service
@@ -61,6 +63,8 @@ class Stage(Protocol):
     world: World
     broker: WorldBroker
     history: History
+    keep: Mapping[Prunable, timedelta]
+    """What is forgotten in this run, and how old it is then."""
 
     def note(self, who: str, what: str) -> None:
         """For the diagram."""
@@ -97,6 +101,8 @@ class Process:
             self._spawn("consumer", lambda: self._consume().run())
             self._spawn("timekeeper", lambda: self._timekeeper().run())
         self._spawn("relay", lambda: self._relay().run())
+        if keep := self.stage.keep:
+            self._spawn("pruner", lambda: Pruner(self._store(), keep, self.clock).run())
 
     # -- what may happen anywhere
 

@@ -52,14 +52,14 @@ class Diagram:
         return "\n".join(["sequenceDiagram", *(f"    {line}" for line in lines)])
 
 
-def failure(saga: str, outcome: Outcome, schedule: Sequence[str], tried: int) -> str:
-    """The text of the error."""
+def failure(saga: str, outcome: Outcome, schedule: Sequence[str], tried: int, more: str) -> str:
+    """The text of the error; ``more`` stands for the other arguments of the call."""
     seed = outcome.chance.seed
     listed = "\n".join(f"  {n}. {name}" for n, name in enumerate(schedule, 1)) or "  nothing goes wrong at all"
-    again = f"simulate({saga}, seed={seed}, schedule={list(schedule)!r})"
+    again = f"simulate({saga}, seed={seed}, schedule={list(schedule)!r}{more})"
     return (
         f"{outcome.violation}\n\n"
-        f"saga {saga}, seed {seed}: see it again with\n  simulate({saga}, seed={seed}, runs=1)\n"
+        f"saga {saga}, seed {seed}: see it again with\n  simulate({saga}, seed={seed}, runs=1{more})\n"
         f"the shortest schedule that shows it ({tried} tried):\n{listed}\n"
         f"that schedule alone:\n  {again}\n\n{outcome.diagram.text()}"
     )

@@ -6,10 +6,11 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from kafkasaga.messages import Message, Record, SagaState, contract_of
-from kafkasaga.ports import InboxKey, SagaChange, Store
+from kafkasaga.ports import InboxKey, Prunable, SagaChange, Store
 from kafkasaga.runtime.routing import SagaRoute, Task
 from kafkasaga.runtime.service import Service
 from kafkasaga.saga.definition import Definition
@@ -24,7 +25,7 @@ from kafkasaga.testing.simulator.kafka import WorldBroker
 from kafkasaga.testing.simulator.participants import WatchedRouter, effect_of
 from kafkasaga.testing.simulator.process import Process, Site, next_timer
 from kafkasaga.testing.simulator.report import Diagram
-from kafkasaga.testing.simulator.world import Endless, World, WorldWaiting
+from kafkasaga.testing.simulator.world import Endless, World, WorldClock, WorldWaiting
 
 SQL_EVERY = 20
 """One run in so many has all its databases in SQLite: the library's own statements, but no overlapping transactions."""
@@ -48,6 +49,8 @@ class Plan:
     starts: Sequence[Message | SagaState] | None
     faults: frozenset[Fault]
     check: Mapping[str, Callable[[Any], Any]]
+    keep: Mapping[Prunable, timedelta]
+    """What services forget, and how old it is then."""
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Outcome:
     """Virtual time."""
     ended: Counter[str]
     """How the sagas ended."""
+    forgotten: Counter[Prunable]
 
 
 class Run:
@@ -74,6 +78,7 @@ class Run:
         self.diagram = Diagram(trace=trace)
         self.failing: dict[str, int] = {}
         self.violation: Violation | None = None
+        self.keep: Mapping[Prunable, timedelta] = plan.keep if chance.choose("pruners", (False, True)) else {}
         self.sites: list[Site] = []
         self.records: dict[str, dict[tuple[str, int, int], Sequence[InboxKey]]] = {}
         self._saga_tasks: dict[tuple[str, Any], Effect] = {}
@@ -96,7 +101,8 @@ class Run:
             self.world.shut_down()
             random.setstate(state)
         ended = Counter(str(instance.status) for instance in self.history.instances.values())
-        return Outcome(self.chance, self.violation, self.diagram, self.world.time, ended)
+        forgotten = self.history.forgotten
+        return Outcome(self.chance, self.violation, self.diagram, self.world.time, ended, forgotten)
 
     # -- what the processes and handlers tell
 
@@ -144,7 +150,8 @@ class Run:
             self._add(service, router, self._store(service.name, on_sql=on_sql))
         self._add(*plan.outside, MemoryStore(WorldWaiting(self.world)))
         made_up = [router for service, router in plan.routers if service.name in plan.made_up]
-        errands = errands_for(chance, plan.definition, begun, made_up)
+        later = max(self.keep.values(), default=timedelta()) + timedelta(hours=1) if self.keep else timedelta()
+        errands = errands_for(chance, plan.definition, begun, made_up, later.total_seconds())
         states = deque((_key(plan.definition, s, n), s) for n, s in enumerate(begun) if isinstance(s, SagaState))
         for site in self.sites:
             self._man(site, errands, states)
@@ -153,13 +160,12 @@ class Run:
     def _store(self, name: str, *, on_sql: bool) -> Store:
         if name in self.plan.databases and (on_sql or name in self.plan.sessions):
             return self.plan.databases[name].fresh()
-        store = MemoryStore(WorldWaiting(self.world))
-        store.outbound.now = lambda: 0.0  # a holder loses the outbox when its process stands still, not by a clock
-        return store
+        return MemoryStore(WorldWaiting(self.world))
 
     def _add(self, service: Service, router: WatchedRouter, store: Store) -> None:
         if isinstance(store, MemoryStore):
-            store.outbound.now = lambda: 0.0
+            store.ages.now = WorldClock(self.world).now
+            store.outbound.now = lambda: 0.0  # who stands still loses the outbox, not who is late by some clock
         self.sites.append(Site(service, router, store, isinstance(store, MemoryStore)))
 
     def _man(self, site: Site, errands: deque[Errand], states: deque[Any]) -> None:

@@ -8,15 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message, SagaState, contract_of
-from kafkasaga.runtime.service import Service
+from kafkasaga.ports import Prunable
+from kafkasaga.runtime.retention import least_retention, retention_of
+from kafkasaga.runtime.service import PARKING, Service
 from kafkasaga.saga.definition import Definition, Saga
 from kafkasaga.saga.flow import LocalStep, Step
+from kafkasaga.saga.policy import Retry
+from kafkasaga.settings import Settings
 from kafkasaga.testing.simulator.chance import Chance, Fault
 from kafkasaga.testing.simulator.databases import Database, Prepare
 from kafkasaga.testing.simulator.front import CUSTOMERS
@@ -44,11 +49,15 @@ class Result:
     """How often each fault struck, by the place where it did."""
     sagas: Counter[str]
     """How the sagas ended."""
+    forgotten: Counter[Prunable]
+    """How much was forgotten because of its age."""
 
     def __str__(self) -> str:
         pace = self.runs / self.seconds * 60 if self.seconds else 0
         ends = ", ".join(f"{count} {status}" for status, count in sorted(self.sagas.items()))
-        return f"{self.runs} runs in {self.seconds:.1f} s ({pace:.0f} a minute); sagas: {ends}\n{table(self.reached)}"
+        gone = ", ".join(f"{count} of {what}" for what, count in sorted(self.forgotten.items())) or "nothing"
+        told = f"{self.runs} runs in {self.seconds:.1f} s ({pace:.0f} a minute); sagas: {ends}; forgotten: {gone}"
+        return f"{told}\n{table(self.reached)}"
 
 
 def simulate(  # noqa: PLR0913 (keywords with defaults)
@@ -62,6 +71,7 @@ def simulate(  # noqa: PLR0913 (keywords with defaults)
     starts: Sequence[Message | SagaState] | None = None,
     faults: Collection[Fault] | None = None,
     schedule: Sequence[str] | None = None,
+    settings: Settings | None = None,
     seconds: float | None = None,
 ) -> Result:
     """Drive ``saga`` through ``runs`` schedules of crashes, outages, duplicates and delays, and check every law.
@@ -82,6 +92,8 @@ def simulate(  # noqa: PLR0913 (keywords with defaults)
         starts: the messages (or states) that sagas start from; by default made up from their types.
         faults: which faults may strike; all of them by default. Each that is named here must be reached.
         schedule: exactly these faults, as an error shows them; then there is one run.
+        settings: what is forgotten, and when, by their ``KAFKASAGA_…_DAYS``; by default the least with which a service
+            would start. What you set is not checked here, but tried.
         seconds: stop after so much real time.
 
     Returns:
@@ -96,17 +108,21 @@ def simulate(  # noqa: PLR0913 (keywords with defaults)
         runs = 1
     wanted = frozenset(Fault if faults is None else faults)
     began, reached, sagas, done = time.monotonic(), Counter[tuple[Fault, str]](), Counter[str](), 0
-    with _quiet(), _plan(saga, services, prepare or {}, check or {}, starts, wanted) as plan:
+    forgotten = Counter[Prunable]()
+    given = {"services": services, "prepare": prepare, "check": check, "starts": starts, "settings": settings}
+    keep = None if settings is None else retention_of(settings)
+    with _quiet(), _plan(saga, services, prepare or {}, check or {}, starts, wanted, keep) as plan:
         for n in range(seed, seed + runs):
             outcome = Run(plan, Chance(n, plan.faults, only=schedule)).perform()
             done += 1
             reached += outcome.chance.reached
             sagas += outcome.ended
+            forgotten += outcome.forgotten
             if outcome.violation is not None:
-                raise LawBroken(_shown(saga, plan, outcome))
+                raise LawBroken(_shown(saga, plan, outcome, {**given, "faults": faults}))
             if seconds is not None and time.monotonic() - began > seconds:
                 break
-    result = Result(done, time.monotonic() - began, reached, sagas)
+    result = Result(done, time.monotonic() - began, reached, sagas, forgotten)
     if schedule is None:
         _must_be_reached(plan, result, named=faults is not None)
     return result
@@ -119,7 +135,7 @@ def traced(saga: type[Saga[Any]], seed: int) -> list[str]:
     return [*outcome.chance.taken, *outcome.diagram.lines, str(outcome.violation)]
 
 
-def _shown(saga: type[Saga[Any]], plan: Plan, outcome: Outcome) -> str:
+def _shown(saga: type[Saga[Any]], plan: Plan, outcome: Outcome, given: Mapping[str, object]) -> str:
     """Shrink what went wrong, then draw it."""
     assert outcome.violation is not None
     law, seed = outcome.violation.law, outcome.chance.seed
@@ -130,7 +146,8 @@ def _shown(saga: type[Saga[Any]], plan: Plan, outcome: Outcome) -> str:
 
     short, tried = shortest(outcome.chance.taken, broken)
     drawn = Run(plan, Chance(seed, plan.faults, only=short), trace=True).perform()
-    return failure(saga.__name__, drawn if drawn.violation is not None else outcome, short, tried)
+    more = "".join(f", {name}=…" for name, value in given.items() if value)
+    return failure(saga.__name__, drawn if drawn.violation is not None else outcome, short, tried, more)
 
 
 def _must_be_reached(plan: Plan, result: Result, *, named: bool) -> None:
@@ -154,6 +171,7 @@ def _plan(
     check: Mapping[str, Callable[[Any], Any]],
     starts: Sequence[Message | SagaState] | None,
     faults: frozenset[Fault],
+    keep: Mapping[Prunable, timedelta] | None = None,
 ) -> Generator[Plan]:
     definition = saga.definition
     everyone: list[tuple[Service, StandIn | None]] = [(service, None) for service in services]
@@ -180,10 +198,18 @@ def _plan(
             starts=starts,
             faults=frozenset(fault for fault in faults if _applies(fault, definition, made_up=bool(made_up))),
             check=check,
+            keep=_least(definition, services) if keep is None else keep,
         )
     finally:
         for database in databases.values():
             database.close()
+
+
+def _least(definition: Definition, services: Sequence[Service]) -> dict[Prunable, timedelta]:
+    """The shortest retention that is allowed: a saga's state goes when it ends."""
+    parking = max((service.parking for service in services), key=Retry.horizon, default=PARKING)
+    least = least_retention([definition], max(parking, PARKING, key=Retry.horizon))
+    return {**least, Prunable.SAGAS: timedelta(), Prunable.SAGA_KEYS: max(least.values())}
 
 
 def _handles(service: Service, command: type[Message]) -> bool:

@@ -122,8 +122,13 @@ class WorldStore:
         return self._inner.unsent(ids)
 
     def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
+        self._process.point("before prune", deadly=False)
         self._process.database_answers()
-        return self._inner.prune(what, keep, limit)
+        forgotten = self._inner.prune(what, keep, limit)
+        if forgotten:
+            self._process.history.forgotten[what] += forgotten
+            self._process.note(f"forgets {what}")
+        return forgotten
 
     def relay_queue(self) -> RelayQueue:
         return WorldRelayQueue(self._process, self._inner.relay_queue())
