@@ -137,7 +137,9 @@ class MemoryConsumer:
         if self._paused:
             return []
         records: list[Record] = []
-        for place in sorted(self._owned.keys() - self._held_back):
+        for place in [place for place, start in self._owned.items() if start != len(self.broker.log(place))]:
+            if place in self._held_back:
+                continue
             start = self._owned[place]
             if start > len(self.broker.log(place)):
                 start = 0  # as ``KafkaConsumer`` does where the log does not have the place
@@ -182,6 +184,7 @@ class MemoryConsumer:
             known = self._assigned(gained)
             for place in gained:
                 self._owned[place] = known.get(place, self.broker.offset(self.group, place))
+            self._owned = dict(sorted(self._owned.items()))
 
 
 class MemoryProducer:
