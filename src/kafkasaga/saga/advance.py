@@ -44,16 +44,17 @@ def advance(turn: Turn) -> None:
 def _forward(turn: Turn, node: Node, at: Place) -> bool:
     """Begin what may begin below ``node``; True if all of it has succeeded."""
     match node:
-        case Leaf(name, step):
-            path = name + at.suffix
-            if path not in turn.instance.steps:
-                _begin(turn, path, step)
+        case Leaf():
+            path = node.name + at.suffix
             state = turn.instance.steps.get(path)
+            if state is None:
+                _begin(turn, path, node.step)
+                state = turn.instance.steps.get(path)
             return state is not None and state.status is StepStatus.SUCCEEDED
-        case Series(parts):
-            return all(_forward(turn, part, at) for part in parts)
-        case Group(parts):
-            return _every([_forward(turn, part, at) for part in parts])
+        case Series():
+            return all(_forward(turn, part, at) for part in node.parts)
+        case Group():
+            return _every([_forward(turn, part, at) for part in node.parts])
         case Choice():
             return _forward(turn, _branch(turn, node, at), at)
         case Fan():

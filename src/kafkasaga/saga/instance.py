@@ -31,9 +31,10 @@ class StepStatus(StrEnum):
 
     @property
     def stuck(self) -> bool:
-        return self in (StepStatus.STUCK, StepStatus.UNDO_STUCK)
+        return self in _STUCK
 
 
+_STUCK: Final = frozenset({StepStatus.STUCK, StepStatus.UNDO_STUCK})
 _STATUSES: Final = {status.value: status for status in StepStatus}
 
 
@@ -48,7 +49,7 @@ class SagaStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self in (SagaStatus.COMPLETED, SagaStatus.CANCELLED)
+        return self is SagaStatus.COMPLETED or self is SagaStatus.CANCELLED
 
 
 @value(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Instance:
     def status(self) -> SagaStatus:
         if self.ended is not None:
             return self.ended
-        if any(step.status.stuck for step in self.steps.values()):
+        if not _STUCK.isdisjoint([step.status for step in self.steps.values()]):
             return SagaStatus.STUCK
         return SagaStatus.RUNNING if self.turned is None else SagaStatus.COMPENSATING
 
@@ -123,7 +124,7 @@ class Instance:
         """When the clock next concerns this saga; None if it never does."""
         if self.ended is not None:
             return None
-        return min((step.due for step in self.steps.values() if step.due is not None), default=None)
+        return min([step.due for step in self.steps.values() if step.due is not None], default=None)
 
 
 @lru_cache(maxsize=10_000)  # every transition asks several times

@@ -65,7 +65,7 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        return "".join(f"[{n}]" for n in self.indices)
+        return "".join([f"[{n}]" for n in self.indices]) if self.indices else ""
 
     def within(self, fan: Fan, index: int) -> Place:
         return Place((*self.fans, fan), (*self.indices, index))

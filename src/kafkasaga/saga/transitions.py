@@ -165,7 +165,20 @@ def _evolve_step(instance: Instance, event: StepEvent) -> Instance:
         case _:
             pass
     step = _apply(before or StepState(status), status, event)
-    return replace(instance, seq=instance.seq + 1, data=data, early=early, steps={**instance.steps, path: step})
+    return Instance(  # what `replace` makes, in a sixth of its time
+        instance.saga,
+        instance.version,
+        instance.key,
+        instance.incarnation,
+        data,
+        instance.seq + 1,
+        {**instance.steps, path: step},
+        instance.branches,
+        instance.fans,
+        early,
+        instance.turned,
+        instance.ended,
+    )
 
 
 def _apply(step: StepState, status: StepStatus, event: StepEvent) -> StepState:
