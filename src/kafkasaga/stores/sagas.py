@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, Integer
@@ -12,8 +13,8 @@ from sqlalchemy import BigInteger, Connection, Integer
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.ports import SagaChange
 from kafkasaga.saga.events import Cancelled, CompensationBegan, StepStuck, step_of, to_body
-from kafkasaga.saga.instance import Instance, from_snapshot, to_snapshot
-from kafkasaga.stores.bulk import Sql, insert, types
+from kafkasaga.saga.instance import Instance, SagaStatus, from_snapshot, to_snapshot
+from kafkasaga.stores.bulk import Row, Sql, insert, types
 
 Timers = dict[UUID, datetime | None]
 """What the timer of each saga is, as far as a transaction knows."""
@@ -82,7 +83,7 @@ class Sagas:
     def load(self, connection: Connection, ids: Collection[UUID], timers: Timers) -> dict[UUID, Instance]:
         """Lock and read sagas; note their timers."""
         instances: dict[UUID, Instance] = {}
-        for id, snapshot, timer in self._load.rows(connection, [(id,) for id in sorted(set(ids))]):
+        for id, snapshot, timer in self._load.rows(connection, [(id,) for id in sorted(set(ids), key=_BY_NUMBER)]):
             instances[id] = from_snapshot(snapshot)
             timers[id] = timer
         return instances
@@ -94,23 +95,36 @@ class Sagas:
 
     def save(self, connection: Connection, changes: Sequence[SagaChange], timers: Timers) -> None:
         """Write changes; two statements for sagas that go on, three for new ones, and up to two for timers."""
-        ordered = sorted(changes, key=lambda change: change.instance.id)
-        for change in ordered:
-            if change.before_seq == 0:
-                timers.setdefault(change.instance.id, None)
-        wished = {change.instance.id: _timer(change, timers) for change in ordered}
-        new = [_new_row(change, wished) for change in ordered if change.before_seq == 0]
-        changed = [_changed_row(change, wished) for change in ordered if change.before_seq > 0]
+        new: list[Row] = []
+        changed: list[Row] = []
+        logged: list[Row] = []
+        moved: Timers = {}
+        for id, change in _in_order(changes):
+            known = timers.get(id)
+            due = _timer(change, known)
+            if due != known or (change.before_seq and id not in timers):
+                moved[id] = due
+            timers[id] = due
+            if change.before_seq:
+                changed.append(_changed_row(id, change, due))
+            else:
+                new.append(_new_row(id, change, due))
+            logged += _log_rows(id, change)
         _fence(len(new), self._insert.count(connection, new))
         _fence(len(changed), self._update.count(connection, changed))
-        self._log.count(connection, [row for change in ordered for row in _log_rows(change)])
-        self._write_timers(connection, wished, timers)
-
-    def _write_timers(self, connection: Connection, wished: Mapping[UUID, datetime | None], timers: Timers) -> None:
-        moved = {id: due for id, due in wished.items() if id not in timers or timers[id] != due}
+        self._log.count(connection, logged)
         self._set_timers.count(connection, [(id, due) for id, due in moved.items() if due is not None])
         self._drop_timers.count(connection, [(id,) for id, due in moved.items() if due is None])
-        timers.update(moved)
+
+
+_WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)
+_BY_NUMBER: Final = attrgetter("int")
+"""Orders ids as they compare, and as PostgreSQL's do, without a call for each comparison."""
+
+
+def _in_order(changes: Sequence[SagaChange]) -> list[tuple[UUID, SagaChange]]:
+    """Changes by the ids of their sagas: no two batches can dead-lock."""
+    return sorted([(change.instance.id, change) for change in changes], key=lambda one: one[0].int)
 
 
 def _fence(expected: int, touched: int) -> None:
@@ -120,63 +134,63 @@ def _fence(expected: int, touched: int) -> None:
         )
 
 
-def _timer(change: SagaChange, timers: Timers) -> datetime | None:
+def _timer(change: SagaChange, known: datetime | None) -> datetime | None:
     """What the saga's timer is to be: lazy, so that moving a deadline back costs nothing until the timer fires."""
     wish = change.instance.wake_at
-    known = timers.get(change.instance.id)
     if wish is None or known is None or change.woken:
         return wish
     return min(wish, known)
 
 
-def _new_row(change: SagaChange, timers: Mapping[UUID, datetime | None]) -> tuple[Any, ...]:
-    instance = change.instance
+def _new_row(id: UUID, change: SagaChange, timer: datetime | None) -> Row:
+    instance, status = change.instance, change.instance.status
     return (
-        instance.id,
+        id,
         instance.saga,
         instance.version,
         instance.key,
         instance.incarnation,
-        instance.status.value,
+        status.value,
         instance.seq,
         to_snapshot(instance),
         _reason(change),
-        timers[instance.id],
+        timer,
         change.entries[0].at,
         change.entries[-1].at,
-        _ended(change),
+        _ended(change, status),
     )
 
 
-def _changed_row(change: SagaChange, timers: Mapping[UUID, datetime | None]) -> tuple[Any, ...]:
-    instance = change.instance
+def _changed_row(id: UUID, change: SagaChange, timer: datetime | None) -> Row:
+    instance, status = change.instance, change.instance.status
     return (
-        instance.id,
-        instance.status.value,
+        id,
+        status.value,
         instance.seq,
         to_snapshot(instance),
         _reason(change),
-        timers[instance.id],
+        timer,
         change.entries[-1].at if change.entries else None,
-        _ended(change),
+        _ended(change, status),
         change.before_seq,
     )
 
 
-def _log_rows(change: SagaChange) -> list[tuple[Any, ...]]:
-    id = change.instance.id
+def _log_rows(id: UUID, change: SagaChange) -> list[Row]:
     return [
         (id, entry.seq, entry.event.kind, step_of(entry.event), entry.cause, to_body(entry.event), entry.at)
         for entry in change.entries
     ]
 
 
-def _ended(change: SagaChange) -> int:
+def _ended(change: SagaChange, status: SagaStatus) -> int:
     """When that was, the database says: by it a saga is forgotten, and no process's clock is to decide that."""
-    return int(bool(change.entries) and change.instance.status.ended)
+    return int(bool(change.entries) and status.ended)
 
 
 def _reason(change: SagaChange) -> str | None:
     """Why the saga is where it is, if these entries say so; otherwise the stored reason stays."""
-    events = (entry.event for entry in reversed(change.entries))
-    return next((e.reason for e in events if isinstance(e, StepStuck | CompensationBegan | Cancelled)), None)
+    for entry in reversed(change.entries):
+        if isinstance(entry.event, _WITH_REASON):
+            return entry.event.reason
+    return None
