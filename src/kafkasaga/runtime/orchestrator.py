@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -39,10 +39,18 @@ class Unmatched(KafkasagaError):
 class _Changing:
     """A saga as this transaction changes it."""
 
+    id: UUID
     before_seq: int
     instance: Instance | None
     entries: list[LogEntry] = field(default_factory=list[LogEntry])
     woken: bool = False
+
+
+class _Target(NamedTuple):
+    """The saga that a message is for, and what the message says of it."""
+
+    saga_id: UUID
+    context: SagaContext | None = None
 
 
 class SagaTurn:
@@ -61,7 +69,7 @@ class SagaTurn:
         self._newest = dict(sorted(definitions))
         self._changing: dict[UUID, _Changing] = {}
         self._targets = self._find(tasks)
-        self._load(set(self._targets.values()))
+        self._load([target.saga_id for target in self._targets.values()])
 
     def handle(self, task: Task) -> list[Envelope]:
         """What a message makes its saga send.
@@ -72,23 +80,23 @@ class SagaTurn:
         """
         route = task.route
         assert isinstance(route, SagaRoute)
-        context = self._context(task, route)
         target = self._targets.get(id(task))
         if target is None:
             log.debug("reply for another saga", saga=route.saga, message_id=str(task.attributes.id))
             return []
+        changing, context = self._changing[target.saga_id], target.context
         input: Input
         if route.starts and context is None:
             assert task.message is not None
             input = Start(key=_key(task), message=task.message)
-        elif self._changing[target].instance is None:
+        elif changing.instance is None:
             named = (
                 f"saga {context.saga_id}" if context is not None else f"a {route.saga!r} saga with key {_key(task)!r}"
             )
             raise Unmatched(f"{task.attributes.type!r} is for {named}, which is not known here")
         else:
             input = Arrived(task.attributes.type, task.message, context)
-        return self._decide(target, route.saga, input, cause=task)
+        return self._decide(changing, route.saga, input, cause=task)
 
     def start(
         self, definition: Definition, key: str, state: SagaState, incarnation: int
@@ -97,7 +105,7 @@ class SagaTurn:
         target = saga_id(definition.name, key, incarnation)
         self._load({target})
         start = Start(key=key, state=state, incarnation=incarnation)
-        return target, self._decide(target, definition.name, start, cause=None)
+        return target, self._decide(self._changing[target], definition.name, start, cause=None)
 
     def act(self, target: UUID, input: Input, at: datetime | None = None) -> list[Envelope]:
         """Give a saga an input that no message brought, at a time (by default: now).
@@ -106,11 +114,11 @@ class SagaTurn:
             Unmatched: if the saga does not exist.
         """
         self._load({target})
-        instance = self._changing[target].instance
-        if instance is None:
+        changing = self._changing[target]
+        if changing.instance is None:
             raise Unmatched(f"there is no saga {target}")
-        self._changing[target].woken |= isinstance(input, Woken)
-        return self._decide(target, instance.saga, input, cause=None, at=at)
+        changing.woken |= isinstance(input, Woken)
+        return self._decide(changing, changing.instance.saga, input, cause=None, at=at)
 
     def instances(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """Lock and read sagas."""
@@ -142,9 +150,9 @@ class SagaTurn:
         if changes:
             self._uow.save_sagas(changes)
 
-    def _find(self, tasks: Iterable[Task]) -> dict[int, UUID]:
+    def _find(self, tasks: Iterable[Task]) -> dict[int, _Target]:
         """Which saga each task is for, by ``id(task)``; a reply that another saga awaits is for none."""
-        found: dict[int, UUID] = {}
+        found: dict[int, _Target] = {}
         by_key: dict[tuple[str, str], list[Task]] = {}
         for task in tasks:
             route = task.route
@@ -152,15 +160,15 @@ class SagaTurn:
                 continue
             context = self._context(task, route)
             if context is not None:
-                found[id(task)] = context.saga_id
+                found[id(task)] = _Target(context.saga_id, context)
             elif route.starts:
-                found[id(task)] = saga_id(route.saga, _key(task))
+                found[id(task)] = _Target(saga_id(route.saga, _key(task)))
             elif task.attributes.saga is None or self._is_event(task, route):
                 by_key.setdefault((route.saga, _key(task)), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():
             # Unknown so far, it may still begin in this very batch: then it is the first incarnation.
-            target = current.get(key) or saga_id(*key)
+            target = _Target(current.get(key) or saga_id(*key))
             found |= {id(task): target for task in waiting}
         return found
 
@@ -180,28 +188,31 @@ class SagaTurn:
         loaded = self._uow.load_sagas(missing)
         for id in missing:
             instance = loaded.get(id)
-            self._changing[id] = _Changing(0 if instance is None else instance.seq, instance)
+            self._changing[id] = _Changing(id, 0 if instance is None else instance.seq, instance)
 
     def _decide(
-        self, target: UUID, saga: str, input: Input, cause: Task | None, at: datetime | None = None
+        self, changing: _Changing, saga: str, input: Input, cause: Task | None, at: datetime | None = None
     ) -> list[Envelope]:
-        changing = self._changing[target]
         definition = self._definition(saga, changing.instance)
-        with structlog.contextvars.bound_contextvars(saga=saga, saga_id=str(target)):
+        # By hand: `bound_contextvars` looks through everything that is bound, each time.
+        bound = structlog.contextvars.bind_contextvars(saga=saga, saga_id=str(changing.id))
+        try:
             return self._turns(changing, definition, input, cause, at)
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
 
     def _turns(
         self, changing: _Changing, definition: Definition, input: Input, cause: Task | None, at: datetime | None
     ) -> list[Envelope]:
         """Decide, and decide again with what each local step leaves behind."""
         trace = None if cause is None else cause.attributes.traceparent
+        why = None if cause is None else cause.attributes.id
         envelopes: list[Envelope] = []
         inputs: list[Input] = [input]
         while inputs:
             now = at or self._sender.clock.now()
             decision = decide(definition, changing.instance, inputs.pop(0), now)
             seq = 0 if changing.instance is None else changing.instance.seq
-            why = None if cause is None else cause.attributes.id
             changing.entries += [LogEntry(seq + n, event, now, why) for n, event in enumerate(decision.events, 1)]
             changing.instance = decision.instance
             for effect in decision.effects:

@@ -6,7 +6,7 @@ It is said after the commit, so that nothing is said of what was rolled back, or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -37,45 +37,49 @@ Happened = Sequence[tuple[Instance, Sequence[Event]]]
 
 def tell(happened: Happened) -> None:
     """Log what happened."""
-    usual: list[tuple[str, dict[str, Any]]] = []
+    usual: list[tuple[str, dict[str, Any], Instance]] = []
     for instance, events in happened:
-        who = {"saga": instance.saga, "saga_id": str(instance.id), "key": instance.key}
         for event in events:
-            _warn(event, who)
-            usual += ((what, who | more) for what, more in _usual(event))
+            _warn(event, instance)
+            if (told := _usual(event)) is not None:
+                usual.append((*told, instance))
     if len(happened) > SINGLY and usual:
-        log.info("sagas went on", **Counter(what.partition(" ")[2].replace(" ", "_") for what, _ in usual))
+        log.info("sagas went on", **Counter(what.partition(" ")[2].replace(" ", "_") for what, _, _ in usual))
         return
-    for what, fields in usual:
-        log.info(what, **fields)
+    for what, more, instance in usual:
+        log.info(what, **_who(instance), **more)
 
 
-def _usual(event: Event) -> Iterable[tuple[str, dict[str, Any]]]:
+def _who(instance: Instance) -> dict[str, Any]:
+    return {"saga": instance.saga, "saga_id": str(instance.id), "key": instance.key}
+
+
+def _usual(event: Event) -> tuple[str, dict[str, Any]] | None:
     match event:
         case Started():
-            yield "saga started", {}
+            return "saga started", {}
         case CompensationBegan():
-            yield "saga turned back", {"step": event.step, "reason": event.reason}
+            return "saga turned back", {"step": event.step, "reason": event.reason}
         case Completed():
-            yield "saga completed", {}
+            return "saga completed", {}
         case Cancelled():
-            yield "saga cancelled", {"reason": event.reason}
+            return "saga cancelled", {"reason": event.reason}
         case _:
-            pass
+            return None
 
 
-def _warn(event: Event, who: dict[str, Any]) -> None:
+def _warn(event: Event, instance: Instance) -> None:
     match event:
         case StepExpired():
-            log.warning("a step's reply did not come in time", **who, step=event.step, reason=event.reason)
+            log.warning("a step's reply did not come in time", **_who(instance), step=event.step, reason=event.reason)
         case RetryScheduled():
-            log.warning("a step is tried again", **who, step=event.step, reason=event.reason)
+            log.warning("a step is tried again", **_who(instance), step=event.step, reason=event.reason)
         case StepStuck():
-            log.warning("a saga is stuck: a person is needed", **who, step=event.step, reason=event.reason)
+            log.warning("a saga is stuck: a person is needed", **_who(instance), step=event.step, reason=event.reason)
         case StepSucceeded() | StepFailed() | StepCompensated() if event.other_key is not None:
             log.warning(
                 "a reply names its step and another key; it was taken, its participant should be looked at",
-                **who,
+                **_who(instance),
                 step=event.step,
                 other_key=event.other_key,
             )
