@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -146,7 +147,7 @@ def read_attributes(record: Record) -> Attributes:
     The type of a record without ``ce_type`` is its topic. Headers that we do not know are not looked at.
     """
     headers = _in_lower_case(record.headers)
-    source = _text(headers.get("ce_source", b""))
+    source = _word(headers.get("ce_source", b""))
     if len(source) > LONGEST_NAME:
         source = f"urn:uuid:{derived(NAMESPACE, source)}"
     given = _text(headers.get("ce_id", b""))
@@ -158,8 +159,8 @@ def read_attributes(record: Record) -> Attributes:
     return Attributes(
         id=identity,
         source=source,
-        type=record.topic if type is None else _text(type),
-        content_type="application/json" if content_type is None else _text(content_type),
+        type=record.topic if type is None else _word(type),
+        content_type="application/json" if content_type is None else _word(content_type),
         saga=_saga(headers),
         traceparent=_traceparent(headers.get("traceparent")),
     )
@@ -167,7 +168,8 @@ def read_attributes(record: Record) -> Attributes:
 
 def _in_lower_case(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
     """Headers by names in lower case, as nearly everybody writes them. Of two that become one, the last one counts."""
-    if "".join(headers).islower():
+    names = "".join(headers)
+    if names == names.lower():
         return headers
     return {name.lower(): value for name, value in headers.items()}
 
@@ -179,7 +181,7 @@ def fault_of_headers(record: Record) -> str | None:
     count = len(record.headers)
     if count > MOST_HEADERS:
         return f"it has {count:,} headers, more than {MOST_HEADERS}"
-    size = sum(len(name) + len(value) for name, value in record.headers.items())
+    size = sum(map(len, record.headers)) + sum(map(len, record.headers.values()))
     if size > MOST_HEADER_BYTES:
         return f"its headers take {size:,} bytes, more than {MOST_HEADER_BYTES:,}"
     return None
@@ -203,15 +205,15 @@ def _saga(headers: Mapping[str, bytes]) -> SagaContext | None:
     saga_id = None if given is None else read_id(_text(given))
     if saga_id is None:
         return None
-    step = _text(headers.get("ce_sagastep", b""))
-    generation = _text(headers.get("ce_sagageneration", b""))
-    operation = _OPERATIONS.get(_text(headers.get("ce_sagaoperation", b"")))
+    step = _word(headers.get("ce_sagastep", b""))
+    generation = _word(headers.get("ce_sagageneration", b""))
+    operation = _OPERATIONS.get(_word(headers.get("ce_sagaoperation", b"")))
     if operation is None or not 0 < len(step) <= LONGEST_NAME or not _GENERATION.fullmatch(generation):
         return None
     command, mark = headers.get("ce_sagacommandid"), headers.get("ce_sagamark")
     failures = headers.get("ce_sagafailures")
     return SagaContext(
-        saga=_text(headers.get("ce_saganame", b"")),
+        saga=_word(headers.get("ce_saganame", b"")),
         saga_id=saga_id,
         step=step,
         generation=int(generation),
@@ -224,10 +226,14 @@ def _saga(headers: Mapping[str, bytes]) -> SagaContext | None:
 
 def _text(value: bytes) -> str:
     """A header's text, fit for a database. Debezium Server writes it as a JSON string, everybody else as bare text."""
-    if value.isascii() and not value.startswith(b'"') and b"\0" not in value:  # nearly all of them
+    if value.isascii() and value[:1] != b'"' and b"\0" not in value:  # nearly all of them
         return value.decode("ascii")
     text = _unquoted(value.decode("utf-8", "replace"))
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+_word = lru_cache(maxsize=256)(_text)
+"""The text of a header whose value comes again and again, unlike that of an id."""
 
 
 def _unquoted(text: str) -> str:

@@ -46,13 +46,8 @@ class Triage:
 
     def sort(self, tasks: Sequence[Task]) -> Sorted:
         """Claim the tasks in the inbox; sort those that are new, and park what is to be parked."""
-        fresh = self._uow.claim_inbox({task.inbox_key for task in tasks})
-        self._lanes = self._uow.parked_lanes({task.lane for task in tasks if task.lane is not None})
-        new: list[Task] = []
-        for task in tasks:
-            if task.inbox_key in fresh:
-                fresh.discard(task.inbox_key)  # a duplicate within the batch is a duplicate
-                new.append(task)
+        new = self._new(tasks)
+        self._lanes = self._uow.parked_lanes({lane for task in tasks if (lane := task.lane) is not None})
         self._carried_out = self._actions_carried_out(new)
         found = Sorted()
         for task in new:
@@ -60,8 +55,21 @@ class Triage:
         self._park(found)
         return found
 
+    def _new(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """The tasks whose messages have not been handled, each of them once."""
+        keys = [task.inbox_key for task in tasks]
+        fresh = self._uow.claim_inbox(set(keys))
+        if len(fresh) == len(keys):  # nearly always: none was handled, and there is none twice
+            return tasks
+        new: list[Task] = []
+        for task, key in zip(tasks, keys, strict=True):
+            if key in fresh:
+                fresh.discard(key)  # a duplicate within the batch is a duplicate
+                new.append(task)
+        return new
+
     def _place(self, task: Task, found: Sorted) -> None:
-        error, behind = self._errors.get(id(task)), task.lane in self._lanes
+        error, behind = self._errors.get(id(task)), bool(self._lanes) and task.lane in self._lanes
         if behind and error is None and self._overtakes(task, found):
             found.ready.append(task)
             found.overtaking.add(id(task))
@@ -81,6 +89,8 @@ class Triage:
     def _actions_carried_out(self, tasks: Sequence[Task]) -> Collection[BarrierKey]:
         """Of the compensations that something is parked before: which of their actions were carried out."""
         bad = {task.lane for task in tasks if task.problem is not None or id(task) in self._errors}
+        if not self._lanes and not bad:
+            return ()
         waiting = [task.asks for task in tasks if task.lane in self._lanes or task.lane in bad]
         actions = {key.action for key in waiting if key is not None and key.operation is Operation.COMPENSATION}
         return self._uow.carried_out(actions) if actions else ()
