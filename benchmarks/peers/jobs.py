@@ -15,7 +15,7 @@ CLOSED_LOOP = 0.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Orders to place: the next as soon as one of ``in_flight`` has ended, or ``rate`` of them a second."""
+    """Orders to place, at most ``in_flight`` at once: the next when one has ended, or ``rate`` of them a second."""
 
     bodies: list[bytes]
     """The JSON of ``order.created``."""

@@ -132,7 +132,7 @@ def measure(peer: Peer, machine: Machine, count: int, rate: float) -> Figures:
     with open_shop(machine, peer, count + WARM_UP) as shop:
         shop.order(0, WARM_UP, peer.in_flight)
         meter = Meter({**shop.started.groups, "postgresql": [machine.postgres.pid]})
-        shop.order(WARM_UP, count, peer.in_flight if not rate else count, rate)
+        shop.order(WARM_UP, count, peer.in_flight, rate)
         usage = meter.stop()
         shop.check()
     timed = [end for number, end in shop.ends.items() if number >= WARM_UP]
