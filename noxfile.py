@@ -28,7 +28,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure every workload against the hand-written ceiling; `-- --only relay` takes one, `--peers` adds other software."""
+    """Measure everything against the hand-written ceiling; `-- --only relay` takes a part, `--peers` adds others."""
     session.install("-e", ALL_EXTRAS, *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)
 
