@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
-from kafkasaga.messages import Operation, Record, SagaContext, read_attributes
+from kafkasaga.messages import Record, SagaContext, read_attributes
 from kafkasaga.ports import TopicPartition
-from kafkasaga.saga.events import (
-    CommandSent,
-    CompensationSent,
-    Event,
-    StepCompensated,
-    StepSkipped,
-    StepSucceeded,
-    step_of,
-)
-from kafkasaga.saga.flow import Step
 from kafkasaga.saga.instance import Instance, SagaStatus, forgotten
 from kafkasaga.saga.transitions import fold
-from kafkasaga.testing.simulator import contents
+from kafkasaga.testing.simulator import compensation, contents
 from kafkasaga.testing.simulator.history import Committed, Effect, Lane, Violation
 
 if TYPE_CHECKING:
     from kafkasaga.testing.simulator.process import Site
     from kafkasaga.testing.simulator.run import Run
-
-_NEVER = 1 << 30
 
 
 def after(run: Run) -> Iterator[Violation]:
@@ -42,7 +30,7 @@ def after(run: Run) -> Iterator[Violation]:
     for site in run.sites:
         yield from _logs_fold(run, site)
     for id, instance in run.history.instances.items():
-        yield from _compensation(run, id, instance)
+        yield from compensation.check(run, id, instance)
     yield from _users_checks(run)
 
 
@@ -80,6 +68,10 @@ def _nothing_lost(run: Run) -> Iterator[Violation]:
     for id, sent in run.history.sent.items():
         if id not in run.broker.written:
             yield Violation("I2 no loss", f"{sent.service} committed {sent.envelope.type} {id}, and it never came out")
+    for id, records in run.broker.written.items():
+        if id not in run.history.sent:
+            what = f"{records[0].topic} has {id}, which no transaction that committed has sent"
+            yield Violation("I1 atomic effects", what)
 
 
 def _everything_read(run: Run) -> Iterator[Violation]:
@@ -170,18 +162,29 @@ def _written_in_order(run: Run) -> Iterator[Violation]:
 
 def _handled_in_order(run: Run) -> Iterator[Violation]:
     """Messages of one key take effect in the order of their topic, also where one of them was parked."""
-    lanes: dict[Lane, list[Effect]] = defaultdict(list)
+    lanes: dict[Lane, list[Committed]] = defaultdict(list)
     for committed in run.history.effects:
         if committed.effect.lane is not None and committed.effect.inbox.message_id not in run.history.unmatched:
-            lanes[committed.effect.lane].append(committed.effect)
+            lanes[committed.effect.lane].append(committed)
     for lane, effects in lanes.items():
-        ranks = [_rank(run, effect) for effect in effects]
-        if ranks != sorted(ranks):
+        ranks = [_rank(run, committed.effect) for committed in effects]
+        wrong = (
+            ranks[n] > ranks[m] and not _at_once(effects[n], effects[m]) for m in range(len(ranks)) for n in range(m)
+        )
+        if ranks != sorted(ranks) and any(wrong):
             yield Violation(
                 "I4 key order",
                 f"messages of {lane.topic}, key {lane.key!r}, took effect at {lane.who} in the order {ranks} "
                 "of their places in the topic",
             )
+
+
+def _at_once(first: Committed, second: Committed) -> bool:
+    """What one transaction does to two sagas has no order."""
+    one, other = first.effect.saga, second.effect.saga
+    if one is None or other is None or not first.effect.inbox.consumer.startswith("saga:"):
+        return False
+    return first.at == second.at and one.saga_id != other.saga_id
 
 
 def _rank(run: Run, effect: Effect) -> int:
@@ -200,7 +203,7 @@ def _rank(run: Run, effect: Effect) -> int:
     )
 
 
-# ---- I7, I8 -------------------------------------------------------------------------------------------------------
+# ---- I7 -----------------------------------------------------------------------------------------------------------
 
 
 def _logs_fold(run: Run, site: Site) -> Iterator[Violation]:
@@ -225,64 +228,6 @@ def _is_what_is_left(run: Run, id: UUID, stored: Instance | None) -> Iterator[Vi
     """Of a saga whose log was forgotten, how it ended."""
     if stored is None or stored != forgotten(run.history.instances[id]):
         yield Violation("I7 state = fold(log)", f"what is left of saga {id} is not how it ended")
-
-
-def _compensation(run: Run, id: UUID, instance: Instance) -> Iterator[Violation]:
-    """What really ran at the participants is what the saga's end says (invariant I8)."""
-    law, definition = "I8 compensation", run.plan.definition
-    if instance.saga != definition.name or instance.version != definition.version:
-        return
-    ran = _carried_out(run, id, Operation.ACTION)
-    undone = _carried_out(run, id, Operation.COMPENSATION)
-    saga = f"saga {instance.key!r} is {instance.status}, "
-    for path, action in ran.items():
-        step = definition.step_at(path)
-        if not isinstance(step, Step) or action.effect.reply in step.fails_on:
-            continue
-        to_undo = instance.status is SagaStatus.CANCELLED and step.compensation is not None
-        if to_undo and path not in undone and not _skipped(run, id, path):
-            yield Violation(law, f"{saga}but step {path!r} was carried out and not undone")
-        if instance.status is SagaStatus.COMPLETED and path in undone:
-            yield Violation(law, f"{saga}but step {path!r} was undone")
-    yield from _reverse_order(run, id, undone, saga)
-
-
-def _carried_out(run: Run, id: UUID, operation: Operation) -> dict[str, Committed]:
-    return {
-        committed.effect.barrier.step: committed
-        for committed in run.history.effects
-        if committed.effect.barrier is not None
-        and committed.effect.barrier.saga_id == id
-        and committed.effect.barrier.operation is operation
-    }
-
-
-def _skipped(run: Run, id: UUID, path: str) -> bool:
-    return any(isinstance(e.event, StepSkipped) and e.event.step == path for e in run.history.logs[id])
-
-
-def _reverse_order(run: Run, id: UUID, undone: dict[str, Committed], saga: str) -> Iterator[Violation]:
-    """If one step began only after another had succeeded, it is undone, and confirmed, before that one is."""
-    sent, undo_sent = _first(run, id, CommandSent), _first(run, id, CompensationSent)
-    succeeded, confirmed = _first(run, id, StepSucceeded), _first(run, id, StepCompensated)
-    for later, began in sent.items():
-        step = run.plan.definition.step_at(later)
-        undoable = isinstance(step, Step) and step.compensation is not None
-        for earlier in (path for path, at in succeeded.items() if at < began and path in undo_sent):
-            if undoable and undo_sent[earlier] < confirmed.get(later, _NEVER):
-                yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r} was confirmed")
-            elif later in undone and earlier in undone and undone[earlier].at < undone[later].at:
-                yield Violation("I8 compensation", f"{saga}and {earlier!r} was undone before {later!r}")
-
-
-def _first(run: Run, id: UUID, kind: type[Event]) -> dict[str, int]:
-    """For each step, where in the saga's log an event of a kind is first."""
-    found: dict[str, int] = {}
-    for seq, entry in enumerate(run.history.logs[id]):
-        path = step_of(entry.event)
-        if isinstance(entry.event, kind) and path is not None:
-            found.setdefault(path, seq)
-    return found
 
 
 def _users_checks(run: Run) -> Iterator[Violation]:

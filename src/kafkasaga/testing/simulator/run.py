@@ -16,6 +16,7 @@ from kafkasaga.runtime.service import Service
 from kafkasaga.saga.definition import Definition
 from kafkasaga.testing.memory import MemoryStore
 from kafkasaga.testing.simulator import checks
+from kafkasaga.testing.simulator.answers import Answers
 from kafkasaga.testing.simulator.chance import Chance, Fault
 from kafkasaga.testing.simulator.databases import Database
 from kafkasaga.testing.simulator.front import CUSTOMERS, Customers, Errand, Starter, errands_for, starts
@@ -83,6 +84,7 @@ class Run:
         self.records: dict[str, dict[tuple[str, int, int], Sequence[InboxKey]]] = {}
         self._saga_tasks: dict[tuple[str, Any], Effect] = {}
         self.history.read = self.records
+        self._answers = Answers(self.fail)
         gate = Gate(self)
         self.history.before_change = lambda done, change: self._changing(gate, done, change)
 
@@ -130,11 +132,12 @@ class Run:
 
     def _changing(self, gate: Gate, done: Transaction, change: SagaChange) -> None:
         gate.check(done, change)
-        for cause in {entry.cause: None for entry in change.entries if entry.cause is not None}:
-            effect = self._saga_tasks.get((done.service, cause))
-            if effect is not None:
-                self.history.saga_effect(effect)
-                self.diagram.message(self.world.time, effect.inbox.source, effect.service, effect)
+        found = {entry.cause: self._saga_tasks.get((done.service, entry.cause)) for entry in change.entries}
+        causes = {cause: effect for cause, effect in found.items() if cause is not None and effect is not None}
+        self._answers.check(change, causes)
+        for effect in causes.values():
+            self.history.saga_effect(effect)
+            self.diagram.message(self.world.time, effect.inbox.source, effect.service, effect)
         for entry in change.entries:
             self.diagram.event(self.world.time, done.service, change.instance.key, entry.event)
 
