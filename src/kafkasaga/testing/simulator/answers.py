@@ -50,10 +50,6 @@ class Answers:
         asked = self._asked.get((change.instance.id, event.step))
         about = (reply.saga_id, reply.step, (reply.generation, reply.operation))
         if about != (change.instance.id, event.step, asked):
-            self._fail(
-                Violation(
-                    LAW,
-                    f"saga {change.instance.key!r} took {event.kind} of step {event.step!r}, which was asked {asked}, from "
-                    f"a reply to {reply.operation} of step {reply.step!r} generation {reply.generation}",
-                )
-            )
+            what = f"saga {change.instance.key!r} took {event.kind} of step {event.step!r}, which was asked {asked},"
+            answer = f"{reply.operation} of step {reply.step!r} generation {reply.generation}"
+            self._fail(Violation(LAW, f"{what} from a reply to {answer}"))
