@@ -98,12 +98,12 @@ class Sagas:
         new: list[Row] = []
         changed: list[Row] = []
         logged: list[Row] = []
-        moved: Timers = {}
+        moved: list[tuple[UUID, datetime | None]] = []
         for id, change in _in_order(changes):
             known = timers.get(id)
             due = _timer(change, known)
             if due != known or (change.before_seq and id not in timers):
-                moved[id] = due
+                moved.append((id, due))
             timers[id] = due
             if change.before_seq:
                 changed.append(_changed_row(id, change, due))
@@ -113,8 +113,8 @@ class Sagas:
         _fence(len(new), self._insert.count(connection, new))
         _fence(len(changed), self._update.count(connection, changed))
         self._log.count(connection, logged)
-        self._set_timers.count(connection, [(id, due) for id, due in moved.items() if due is not None])
-        self._drop_timers.count(connection, [(id,) for id, due in moved.items() if due is None])
+        self._set_timers.count(connection, [row for row in moved if row[1] is not None])
+        self._drop_timers.count(connection, [(id,) for id, due in moved if due is None])
 
 
 _WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)

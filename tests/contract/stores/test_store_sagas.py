@@ -190,6 +190,13 @@ class TestTimers:
             uow.save_sagas([next_change(change, due=minutes(6))])
         assert timer(store, change.instance.id) == minutes(6)
 
+    def test_a_saga_that_was_not_loaded_loses_the_timer_that_it_no_longer_wishes(self, store: SqlStore) -> None:
+        change = new("1", due=minutes(5))
+        save(store, change)
+        with store.begin() as uow:
+            uow.save_sagas([next_change(change)])
+        assert timer(store, change.instance.id) is None
+
     def test_two_changes_of_one_saga_in_one_transaction_know_each_others_timer(self, store: SqlStore) -> None:
         change = new("1", due=minutes(5))
         with store.begin() as uow:

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import structlog
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from kafkasaga import Service
+from kafkasaga import Saga, Service, Step
 from kafkasaga.errors import KafkasagaError, SerializationConflict
 from kafkasaga.messages import Operation
 from kafkasaga.runtime import progress
@@ -123,6 +124,29 @@ def test_a_reply_with_another_key_is_taken_and_warned_of(broker: MemoryBroker, c
     assert (warned["step"], warned["key"], warned["other_key"]) == ("reserve", "one", "two")
     kinds = [(entry.event.kind, getattr(entry.event, "other_key", None)) for entry in node.store.queries().log(ONE)]
     assert ("step-succeeded", "two") in kinds
+
+
+def test_what_a_saga_s_functions_log_is_tagged_with_their_saga(broker: MemoryBroker, clock: VirtualClock) -> None:
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def noted(state: State) -> Reserve:
+        seen.append((state.id, dict(structlog.contextvars.get_contextvars())))
+        if state.id == "bad":
+            raise RuntimeError("not this one")
+        return Reserve(id=state.id)
+
+    class Noted(Saga[State], name="noted", version=1, starts_on=Begun):
+        flow = reserve = Step[State](command=noted, succeeds_on=Reserved, kind="read-only")
+
+    node = Node(Service("orchestrator", sagas=[Noted], outbox=Ledger().outbox), broker, clock)
+    for id in ("one", "bad", "two"):
+        send(broker, Begun(id=id))
+    with structlog.contextvars.bound_contextvars(saga="around", mine=1):
+        node.consume()
+        assert structlog.contextvars.get_contextvars() == {"saga": "around", "mine": 1}
+    assert {id for id, _ in seen} == {"one", "bad", "two"}
+    for id, bound in seen:
+        assert bound == {"saga": "noted", "saga_id": str(saga_id("noted", id)), "mine": 1}
 
 
 def test_a_handler_that_leaves_a_saga_without_a_reply_is_warned_of_once(

@@ -22,7 +22,7 @@ from kafkasaga.saga.events import (
     StepStuck,
     StepSucceeded,
 )
-from kafkasaga.saga.instance import Instance, SagaStatus, StepStatus
+from kafkasaga.saga.instance import Fan, Instance, SagaStatus, StepState, StepStatus, Turned
 from kafkasaga.saga.transitions import STEP_TRANSITIONS, evolve, fold
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -50,6 +50,15 @@ def test_what_is_not_in_the_table_cannot_happen() -> None:
     begun = evolve(instance(), StepBegan(step="a", deadline=None, early=None))
     with pytest.raises(CorruptLog, match="step 'a' is pending; 'step-compensated' cannot happen"):
         evolve(begun, StepCompensated(step="a", message="", mark=None, data=None))
+
+
+def test_an_event_of_a_step_changes_nothing_else() -> None:
+    fan, turned = Fan(1, "[]"), Turned("a", "no", "m", "{}")
+    before = Instance("s", 1, "k", 2, "{}", 7, {}, {"a?": True}, {"b[]": fan}, {"e": "{}", "f": "1"}, turned)
+    began = evolve(before, StepBegan(step="a", deadline=NOW, early="e"))
+    assert began == replace(before, seq=8, steps={"a": StepState(StepStatus.PENDING, due=NOW)}, early={"f": "1"})
+    done = evolve(began, StepSucceeded(step="a", message="m", data='{"x":1}'))
+    assert done == replace(began, seq=9, steps={"a": StepState(StepStatus.SUCCEEDED)}, data='{"x":1}')
 
 
 def test_after_the_end_only_ignored_messages_are_logged() -> None:
