@@ -133,6 +133,35 @@ def test_a_failure_to_fetch_loses_nothing_that_was_fetched(broker: Broker) -> No
         assert [record.value for record in found] == [b"1", b"2"]
 
 
+class Rebalancing(Refusing):
+    """Another member takes the partition between the first record of a poll and the others."""
+
+    def __init__(self, client: Any, consumer: KafkaConsumer, place: Place) -> None:
+        super().__init__(client)
+        self._consumer, self._place = consumer, place
+
+    def consume(self, limit: int, timeout: float) -> list[Message]:
+        self.calls += 1
+        if self.calls == 2:
+            self._consumer._on_revoke(self._client, [self._place])
+            return []
+        found: list[Message] = self._client.consume(limit, timeout)
+        return found
+
+
+def test_a20_a_record_of_a_partition_that_was_taken_away_meanwhile_is_dropped(broker: Broker) -> None:
+    topic = broker.topic(1)
+    with Member(broker, unique("group"), [topic]) as member:
+        member.joined()
+        fill(broker, topic, [b"1"])
+        consumer = member.consumer
+        client = Rebalancing(consumer._consumer, consumer, Place(topic, 0))
+        consumer._consumer = client  # type: ignore[assignment]
+        assert consumer.poll(10, WITHIN) == []
+        assert client.calls == 2, "a record had been taken from the queue"
+        assert consumer.positions() == {}
+
+
 def test_partitions_that_could_not_begin_can_be_given_up(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     topic, revoked = broker.topic(1), list[TopicPartition]()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,11 @@ FULL_WAIT_SECONDS: Final = 0.1
 """For room in librdkafka's queue, before it is asked again."""
 PURGE_SECONDS: Final = 5.0
 """For librdkafka to give back what it was told to drop."""
+ALONE_SECONDS: Final = 1.0
+"""For what is under way to arrive, so that a message may have a batch of its own; then there is the next poll."""
+
+_Sending = tuple[str, str, bytes | None, Mapping[str, str], SendDone]
+_Delivered = Callable[[_Sending, KafkaError | None, Any], None]
 
 
 class KafkaProducer:
@@ -37,16 +42,22 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, *, client_id: str = "kafkasaga-relay") -> None:
         config = self._config = KafkaConfig.of(settings, client_id)
         self._finished: deque[tuple[SendDone, SendError | None]] = deque()
+        self._alone: deque[_Sending] = deque()
+        """Of batches that were refused as too large."""
         self._hurries = not any(canonical(name) == canonical(LINGER) for name in config.raw)
         self._link = Link(config, "producer")
         self._producer = self._open()
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
         """Queue a message; waits while the queue is full."""
+        self._produce((topic, key, value, headers, done), self._delivered)
+
+    def _produce(self, sending: _Sending, delivered: _Delivered) -> None:
+        topic, key, value, headers, done = sending
         while True:
             try:
                 self._producer.produce(
-                    topic, value, key, on_delivery=partial(self._delivered, done), headers=dict(headers)
+                    topic, value, key, on_delivery=partial(delivered, sending), headers=dict(headers)
                 )
             except BufferError:
                 if len(self._producer) == 0:
@@ -69,6 +80,8 @@ class KafkaProducer:
         if timeout and self._hurries and not self._finished:
             self._producer.flush(min(timeout, FLUSH_SECONDS))
         self._producer.poll(0 if self._finished else timeout)
+        if self._alone:
+            self._send_alone()
         if self._link.fatal is not None or self._link.lost_a_leader:
             self._replace()
         self._link.probe(self._producer)
@@ -83,11 +96,33 @@ class KafkaProducer:
     def _open(self) -> Producer:
         return self._link.open(Producer, self._config.producer())
 
-    def _delivered(self, done: SendDone, error: KafkaError | None, message: Message[Any, Any]) -> None:
+    def _delivered(self, sending: _Sending, error: KafkaError | None, message: Message[Any, Any]) -> None:
+        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            self._alone.append(sending)
+        else:
+            self._delivered_alone(sending, error, message)
+
+    def _delivered_alone(self, sending: _Sending, error: KafkaError | None, _: Message[Any, Any]) -> None:
+        topic, *_rest, done = sending
         if error is None:
             self._finished.append((done, None))
         else:
-            self._refused(error, message.topic() or "", done)
+            self._refused(error, topic, done)
+
+    def _send_alone(self) -> None:
+        """Send each message of a refused batch by itself.
+
+        A topic whose ``max.message.bytes`` is below librdkafka's batches refuses them whole: it is said of every
+        message in one that it is too large, and true of one of them or of none.
+        """
+        topics = ", ".join(sorted({topic for topic, *_ in self._alone}))
+        self._link.trouble(
+            f"{topics}: batches are refused as too large and sent again message by message; raise max.message.bytes "
+            "of the topic, or set batch.size in KAFKASAGA_KAFKA below it"
+        )
+        while self._alone and self._producer.flush(ALONE_SECONDS) == 0:
+            self._produce(self._alone.popleft(), self._delivered_alone)
+            self._producer.flush(ALONE_SECONDS)
 
     def _refused(self, error: KafkaError, topic: str, done: SendDone) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
@@ -112,6 +147,9 @@ class KafkaProducer:
         """Have everything that is still held reported as not delivered."""
         if len(self._producer):
             self._producer.purge()
+        while self._alone:
+            topic, *_rest, done = self._alone.popleft()
+            self._finished.append((done, SendError(f"{topic}: not sent again by itself yet", permanent=False)))
         deadline = time.monotonic() + PURGE_SECONDS
         while len(self._producer) and time.monotonic() < deadline:
             self._producer.poll(FULL_WAIT_SECONDS)

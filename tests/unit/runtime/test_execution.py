@@ -154,6 +154,11 @@ def test_i13_a_key_too_long_for_an_index_is_parked_whole() -> None:
     (parked,) = node.parked()
     assert parked.record.key == key
     assert parked.status is ParkedStatus.DEAD
+    broker.append("in", key, b'{"id": "1", "n": 1, "by": "return"}', {"ce_type": b"in"})
+    broker.append("in", key[:-1], b'{"id": "2", "n": 2, "by": "return"}', {"ce_type": b"in"})
+    node.consume()
+    behind = [parked.status for parked in node.parked()[1:]]
+    assert behind == [ParkedStatus.WAITING] * 2, "a later one of the key waits, and so does a key that begins alike"
 
 
 def test_a_mark_without_a_command_is_no_command() -> None:
