@@ -131,3 +131,38 @@ def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: si
     assert demo.returncode == 130
     assert shown.strip().endswith("stopped")
     assert not list(tmp_path.iterdir())
+
+
+def services_of(demo: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = (line.split() for line in listed.splitlines())
+    return [int(pid) for pid, parent in pairs if int(parent) == demo]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not only its exit status."""
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(shown.strip()) and not shown.strip().startswith("Z")
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
+def test_a_demo_that_is_killed_leaves_no_service_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kafkasaga", "demo", "--orders", "100000"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as demo:
+        try:
+            deadline = time.monotonic() + 90
+            while len(services := services_of(demo.pid)) < 5 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            demo.kill()
+    try:
+        assert len(services) == 5
+        deadline = time.monotonic() + 90
+        while (left := [pid for pid in services if runs(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == []
+    finally:
+        for pid in filter(runs, services):
+            os.kill(pid, signal.SIGKILL)

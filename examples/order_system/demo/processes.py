@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+LEASH = f"{__package__}.leash"
 STOP_SECONDS = 15.0
 """For a service to finish what it has begun; then it is killed."""
 
 
 @dataclass
 class ServiceProcess:
-    """One service. Its output goes to a file, one for all its lives."""
+    """One service: ``python -m`` something. Its output goes to a file, one for all its lives; it ends with the demo."""
 
     name: str
     command: Sequence[str]
@@ -29,11 +30,13 @@ class ServiceProcess:
 
     def start(self) -> None:
         self._log = self._log or self.log_file.open("ab")
+        self._let_go()
+        interpreter, module = self.command[:2], self.command[2:]
         # A session of its own: Ctrl-C is for the demo, which then stops its services in good order.
         self._process = subprocess.Popen(  # noqa: S603 (the demo wrote the command itself)
-            self.command,
+            [*interpreter, LEASH, *module],
             env={**os.environ, **self.environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is written: that it ends tells the service that the demo has ended
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -47,6 +50,10 @@ class ServiceProcess:
             self._process.wait()
             self.kills += 1
             self.start()
+
+    def _let_go(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     @property
     def exit_code(self) -> int | None:
@@ -68,6 +75,7 @@ class ServiceProcess:
                 except subprocess.TimeoutExpired:
                     self._process.kill()
                     self._process.wait()
+                self._let_go()
                 self._process = None
             if self._log is not None:
                 self._log.close()
