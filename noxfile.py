@@ -41,6 +41,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def mutations(session: nox.Session) -> None:
+    """Take out each line that keeps a promise, in a copy, and see its test fail; `-- --only A9` takes some."""
+    session.install("-e", ALL_EXTRAS, *group("test"))
+    session.run("python", "-m", "tests.mutations", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
     session.install("-e", ALL_EXTRAS, *group("test"))

@@ -25,6 +25,7 @@ from kafkasaga.saga.diagram import step_diagram
 from kafkasaga.settings import PREFIX, Settings
 from kafkasaga.stores import Tables
 from tests.docs.pages import PAGES
+from tests.mutations.catalogue import NAMES, catalogue
 
 _SECTION = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMAND = "python -m tests.docs.reference"
@@ -108,6 +109,16 @@ def step_states() -> str:
     return f"```mermaid\n{step_diagram().strip()}\n```"
 
 
+def protecting_lines() -> str:
+    lines = ["| what is taken out | where | for | seen by |", "|---|---|---|---|"]
+    for mutation in sorted(catalogue(), key=lambda mutation: NAMES.index(mutation.of[0])):
+        files = dict.fromkeys(edit.file for edit in mutation.edits)
+        where = ", ".join(f"[`{file.removeprefix('src/kafkasaga/')}`](../../{file})" for file in files)
+        test = f"[`{mutation.test_name}`](../../{mutation.test_file})"
+        lines.append(f"| {_one_line(mutation.line)} | {where} | {', '.join(mutation.of)} | {test} |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings,
     "librdkafka": librdkafka,
@@ -119,6 +130,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "public-names": public_names,
     "testing-names": testing_names,
     "step-states": step_states,
+    "protecting-lines": protecting_lines,
 }
 
 
