@@ -13,7 +13,8 @@ from benchmarks.harness.fetched import java_program
 from benchmarks.harness.machine import Machine, connect
 from benchmarks.harness.processes import Worker
 from benchmarks.harness.waiting import wait_until
-from benchmarks.workloads.relay import TOPIC, Placed, Relay, messages
+from benchmarks.ours.relayed import TOPIC, Placed
+from benchmarks.workloads.relay import Relay, messages
 
 SOURCE = Path(__file__).with_name("debezium")
 TABLE = """

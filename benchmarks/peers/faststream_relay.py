@@ -12,7 +12,8 @@ import psycopg
 from benchmarks.harness.fetched import virtual_environment
 from benchmarks.harness.machine import Machine, connect
 from benchmarks.harness.processes import Worker
-from benchmarks.workloads.relay import TOPIC, Placed, Relay, messages
+from benchmarks.ours.relayed import TOPIC, Placed
+from benchmarks.workloads.relay import Relay, messages
 
 REQUIREMENTS = ("faststream-outbox[asyncpg]==0.19.0", "faststream[kafka]==0.7.8")
 PROGRAM = Path(__file__).with_name("faststream_app.py")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.ours.relayed import Placed
 from benchmarks.peers import debezium_relay, faststream_relay, watermill_relay
-from benchmarks.workloads.relay import Placed, Relay
+from benchmarks.workloads.relay import Relay
 
 
 @dataclass(frozen=True, slots=True)

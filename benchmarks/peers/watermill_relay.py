@@ -13,7 +13,8 @@ import psycopg
 from benchmarks.harness.fetched import go_program
 from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.processes import Worker
-from benchmarks.workloads.relay import TOPIC, Placed, Relay, messages
+from benchmarks.ours.relayed import TOPIC, Placed
+from benchmarks.workloads.relay import Relay, messages
 
 SOURCE = Path(__file__).with_name("watermill")
 FORWARDER_TOPIC = "outbox"
