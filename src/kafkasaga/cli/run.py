@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -26,7 +27,9 @@ def run(
     """Run a service until SIGTERM or Ctrl-C; then finish what has begun."""
     settings = load_settings(database_url, bootstrap_servers)
     configure_logging(settings.log_format, settings.log_level)
-    load_service(target).run(settings, roles=_roles(role))
+    service = load_service(target)
+    _freeze()
+    service.run(settings, roles=_roles(role))
 
 
 def relay(
@@ -38,7 +41,15 @@ def relay(
     """Run only the relay of a database: for applications that publish to the outbox and run no service."""
     settings = load_settings(database_url, bootstrap_servers)
     configure_logging(settings.log_format, settings.log_level)
-    Service("relay", outbox=Outbox(schema=schema, prefix=prefix)).run(settings, roles=["relay"])
+    service = Service("relay", outbox=Outbox(schema=schema, prefix=prefix))
+    _freeze()
+    service.run(settings, roles=["relay"])
+
+
+def _freeze() -> None:
+    """Have the garbage collector leave alone what was imported: it stays, and a look through it takes 30 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def _roles(given: list[str] | None) -> list[Role]:
