@@ -18,6 +18,8 @@ from kafkasaga import Saga, Settings
 from kafkasaga.ports import Prunable
 from kafkasaga.stores import Session
 from kafkasaga.testing import Fault, LawBroken, simulate
+from kafkasaga.testing.simulator.compensation import one_after_the_other
+from tests.property.nested import PlanFestival, PlanVisit
 from tests.property.simulated import BookTrip, RentCars, ShipOrder
 
 SEED = int(os.environ.get("KAFKASAGA_SIMULATION_SEED", "1"))
@@ -34,6 +36,32 @@ def test_a40_no_schedule_breaks_a_law_and_every_fault_is_reached(saga: type[Saga
     # A saga with local steps lies in SQLite, by whose clock no time passes.
     keys = {Prunable.SAGA_KEYS} if saga is not ShipOrder else set()
     assert result.forgotten.keys() >= {Prunable.INBOX, Prunable.BARRIER, Prunable.SAGAS} | keys
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("saga", "seed"), [(PlanVisit, 50), (PlanFestival, 0)])
+def test_no_schedule_breaks_a_law_where_branches_are_sequences_and_sagas_share_lanes(
+    saga: type[Saga],  # type: ignore[type-arg]
+    seed: int,
+) -> None:
+    """Branches of a parallel group are undone in no order among each other, nor two sagas of one transaction."""
+    result = simulate(saga, runs=40, seed=seed)
+    assert result.sagas["completed"]
+    assert result.sagas["cancelled"]
+
+
+def test_i08_only_what_the_flow_has_one_after_the_other_is_undone_in_reverse() -> None:
+    visit, festival = PlanVisit.definition.plan, PlanFestival.definition.plan
+    pairs = {(a, b) for a in ("room", "doctor", "scan", "insurer") for b in ("room", "doctor", "scan", "insurer")}
+    assert {pair for pair in pairs if one_after_the_other(visit, *pair)} == {
+        ("doctor", "scan"),
+        ("room", "insurer"),
+        ("doctor", "insurer"),
+        ("scan", "insurer"),
+    }
+    assert one_after_the_other(festival, "hire[0]", "visa[0]")
+    assert not one_after_the_other(festival, "hire[0]", "visa[1]")
+    assert not one_after_the_other(festival, "visa[0]", "hire[0]")
 
 
 @pytest.mark.timeout(120)
