@@ -66,7 +66,7 @@ def librdkafka_defaults() -> str:
 
 def tables() -> str:
     parts: list[str] = []
-    described = _method_notes("kafkasaga.stores.schema", "_Builder")
+    described = _method_notes("kafkasaga.stores.columns", "TableBuilder")
     for table in Tables(MetaData()).all:
         note = described[f"_{table.name}"]
         parts += [f"### `{table.name}`\n", f"{note}\n", "| column | PostgreSQL | SQLite | |", "|---|---|---|---|"]

@@ -21,8 +21,8 @@ from kafkasaga.testing.simulator import Fault, LawBroken, simulate
 from tests.faults.planting import plant
 from tests.property.simulated import BookTrip, RentCars
 
-SECONDS = 45.0
-"""Time to find a bug in; shrinking it comes on top, and is bounded too."""
+RUNS = 1000
+"""To find a bug in: less than a minute of one core."""
 
 
 @dataclass(frozen=True)
@@ -196,35 +196,35 @@ LANES = {
 }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", LANES.values(), ids=LANES.keys())
 def test_a_planted_bug_among_parked_commands_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, bug.owner, bug.name, *bug.changes)
     with pytest.raises(LawBroken) as broken:
-        simulate(RentCars, runs=1_000_000, seed=1, seconds=SECONDS)
+        simulate(RentCars, runs=RUNS, seed=1)
     assert str(broken.value).startswith(bug.laws), str(broken.value)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_i04_a_compensation_that_overtakes_although_it_has_something_to_undo_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plant(monkeypatch, Triage, "_overtakes", ("key.action not in self._carried_out and", "True or"))
     plant(monkeypatch, HandlerTurn, "_without_handler", ("if id(task) in self._overtaking:", "if False:"))
     with pytest.raises(LawBroken, match=r"^I4 "):
-        simulate(RentCars, runs=1_000_000, seed=1, seconds=SECONDS)
+        simulate(RentCars, runs=RUNS, seed=1)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_i06_two_orchestrators_without_lock_and_fence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, MemoryUnitOfWork, "load_sagas", ('self._lock(("saga", id))', "pass"))
     changed = "if (0 if stored is None else stored.seq) != change.before_seq:"
     plant(monkeypatch, MemoryUnitOfWork, "_save", (changed, "if False:"))
     with pytest.raises(LawBroken, match=r"^(I6|I7) "):
-        simulate(BookTrip, runs=1_000_000, seed=1, seconds=SECONDS)
+        simulate(BookTrip, runs=RUNS, seed=1)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a23_a_deadline_that_passes_a_gate_that_closed_before_it_fell_due_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,19 +232,18 @@ def test_a23_a_deadline_that_passes_a_gate_that_closed_before_it_fell_due_is_fou
     with pytest.raises(LawBroken, match=r"^deadline gate"):
         simulate(
             BookTrip,
-            runs=1_000_000,
+            runs=2 * RUNS,
             seed=300,
-            seconds=SECONDS,
             faults=[Fault.FREEZE, Fault.DELAY, Fault.BROKER_OUTAGE],
         )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
 def test_a_planted_bug_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, bug.owner, bug.name, *bug.changes)
     with pytest.raises(LawBroken) as broken:
-        simulate(PlaceOrder, runs=1_000_000, seed=1, seconds=SECONDS)
+        simulate(PlaceOrder, runs=RUNS, seed=1)
     text = str(broken.value)
     assert text.startswith(bug.laws), text
     assert "simulate(PlaceOrder, seed=" in text

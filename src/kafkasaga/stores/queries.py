@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Engine, Executable, Row, Select, func, select
 from kafkasaga.ports import LogEntry, Parked, SagaSummary
 from kafkasaga.saga.events import from_body
 from kafkasaga.saga.instance import Instance, SagaStatus, from_snapshot
+from kafkasaga.stores.columns import ACTIVE
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.parked import parked_of
-from kafkasaga.stores.schema import ACTIVE, Tables
+from kafkasaga.stores.schema import Tables
 
 Order = Literal["newest", "oldest", "longest-idle"]
 
