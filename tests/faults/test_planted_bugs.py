@@ -81,12 +81,17 @@ BUGS = {
         ),
         ("I1 ", "I2 "),
     ),
-    "i03-inbox-not-asked": Bug(Triage, "sort", (("if task.inbox_key in fresh:", "if True:"),), ("I3 ", "I9 ")),
+    "i03-inbox-not-asked": Bug(
+        Triage,
+        "_new",
+        (("fresh = self._uow.claim_inbox(set(keys))", "self._uow.claim_inbox(set(keys))\n    return tasks"),),
+        ("I3 ", "I9 "),
+    ),
     "i09-barrier-selected-before-it-is-inserted": Bug(
         MemoryUnitOfWork,
         "_claim_row",
         (('self._lock(("barrier", key))', "pass"), ("self._barrier[key] = None", "pass")),
-        ("I9 ",),
+        ("I9 ", "I8 "),
     ),
     "i09-hanging-action-is-carried-out": Bug(
         HandlerTurn,
@@ -100,7 +105,7 @@ BUGS = {
     "i04-parked-lane-ignored": Bug(
         Triage,
         "sort",
-        (("self._uow.parked_lanes({task.lane for task in tasks if task.lane is not None})", "set()"),),
+        (("self._uow.parked_lanes({lane for task in tasks if (lane := task.lane) is not None})", "set()"),),
         ("I4 ",),
     ),
     "i04-relay-sends-behind-what-is-under-way": Bug(
