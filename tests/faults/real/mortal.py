@@ -18,8 +18,11 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+from kafkasaga.cli.loading import loading
 
 LOOK_SECONDS = 0.1
 
@@ -128,7 +131,8 @@ def main() -> None:
     mortality.note("started")
     faulthandler.register(signal.SIGUSR1)
     _, module, *_ = sys.argv
-    importlib.import_module("kafkasaga.runtime.runner")
+    with loading() if module == "kafkasaga" else nullcontext():  # as the command line does
+        importlib.import_module("kafkasaga.runtime.runner")
     mortality.note("imported")
     tell_milestones(mortality)
     for name in FUNCTIONS:

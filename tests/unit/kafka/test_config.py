@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.kafka import KafkaConfig, KafkaConsumer, KafkaProducer
 from kafkasaga.kafka import link as link_module
+from kafkasaga.kafka.config import CONSUMER_DEFAULTS, TAKEOVER_SECONDS
 from kafkasaga.kafka.link import Link, _LibrdkafkaLog
 from tests.contract.kafka_kit import Broker
 
@@ -26,6 +27,13 @@ def test_consumer_keeps_its_guarantees() -> None:
     assert made["auto.offset.reset"] == "error"
     assert made["isolation.level"] == "read_committed"
     assert (made["group.id"], made["group.instance.id"]) == ("orders", "replica-0")
+
+
+def test_another_replica_hears_of_a_death_well_before_it_should_have_taken_over() -> None:
+    session, heartbeat = CONSUMER_DEFAULTS["session.timeout.ms"], CONSUMER_DEFAULTS["heartbeat.interval.ms"]
+    to_join_and_to_begin = 2_000
+    assert session + heartbeat + to_join_and_to_begin <= TAKEOVER_SECONDS * 1_000
+    assert heartbeat * 10 <= session  # some of them may be lost, and nobody is taken for dead
 
 
 def test_producer_keeps_its_guarantees() -> None:
