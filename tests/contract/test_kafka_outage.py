@@ -1,15 +1,18 @@
 """Kafka goes away while messages are sent and read, and a producer is told that it can never send again."""
 
 import logging
+import math
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka.admin import AdminClient
 from sqlalchemy import MetaData
 
 from kafkasaga.clock import SystemClock
-from kafkasaga.kafka import KafkaProducer
+from kafkasaga.errors import BrokerUnavailable
+from kafkasaga.kafka import KafkaConfig, KafkaProducer, Topics, silence
 from kafkasaga.kafka.link import _LibrdkafkaLog
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import TopicPartition
@@ -74,6 +77,74 @@ def test_a_static_member_that_an_outage_has_fenced_joins_anew(
         member.has(lambda: len(member.partitions) == 2, "all partitions again")
         fill(broker, topic, [b"after"])
         member.has(lambda: b"after" in [record.value for record in member.records], "what came after")
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(silence, "ANSWER_SECONDS", 1.0)
+
+
+NOBODY = Broker("127.0.0.1:1")
+"""A client of these settings finds no broker, as one that librdkafka has let forget all of them."""
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_consumer_that_finds_no_broker_though_there_is_one_is_replaced(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, group = broker.topic(1), unique("group")
+    fill(broker, topic, [b"1"])
+    with Member(broker, group, [topic]) as member:
+        member.consumer._consumer.close()
+        member.consumer._consumer = deaf = Consumer(KafkaConfig.of(NOBODY).consumer(group))
+        assert [record.value for record in member.read(1)] == [b"1"]
+        assert member.consumer._consumer is not deaf
+        assert "it finds no broker any more, though there is one" in caplog.text
+        healthy = member.consumer._consumer
+        with Member(broker, group, [topic]) as idle:  # one of them has nothing to do, and hears the broker
+            for _ in range(20):
+                idle.poll()
+                member.poll()
+            assert member.consumer._consumer is healthy
+    assert caplog.text.count("joins anew") == 1
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_producer_that_finds_no_broker_though_there_is_one_is_replaced(broker: Broker) -> None:
+    topic = broker.topic(1)
+    with Sender(broker) as sender:
+        sender.producer._producer = deaf = Producer(KafkaConfig.of(NOBODY).producer())
+        sender.send(topic, "k", b"lost")
+        until(lambda: sender.poll(0.1) and len(sender.outcomes) == 1, "an answer")
+        error = sender.outcomes[0]
+        assert error is not None
+        assert not error.permanent, "the relay sends it again"
+        assert sender.producer._producer is not deaf
+        healthy = sender.producer._producer
+        sender.send(topic, "k", b"again")
+        assert sender.finish()[-1] is None
+        assert sender.producer._producer is healthy
+
+
+@pytest.mark.usefixtures("_soon")
+def test_while_nobody_answers_no_client_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    with Sender(NOBODY) as sender:
+        lonely = sender.producer._producer
+        sender.send("topic", "k", b"1")
+        for _ in range(3):
+            sender.producer._silence._since = -math.inf
+            sender.poll(0.1)
+        assert sender.producer._producer is lonely
+    assert "a new client takes its place" not in caplog.text
+
+
+def test_topics_are_asked_by_a_new_client_after_one_that_got_no_answer(broker: Broker) -> None:
+    topics = Topics(broker, timeout=1.0)
+    topics._client = AdminClient(KafkaConfig.of(NOBODY).admin())
+    with pytest.raises(BrokerUnavailable):
+        topics.existing()
+    assert topics.missing([broker.topic(1)]) == []
 
 
 LEADERLESS = (

@@ -13,6 +13,7 @@ from confluent_kafka import TopicPartition as Place
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.kafka.config import KafkaConfig, KafkaSettings
 from kafkasaga.kafka.link import Link, logger
+from kafkasaga.kafka.silence import Silence
 from kafkasaga.kafka.topics import Topics
 from kafkasaga.kafka.translate import record_of
 from kafkasaga.messages import Record
@@ -33,6 +34,7 @@ class KafkaConsumer:
         config = self._config = KafkaConfig.of(settings, client_id or group)
         self._group = group
         self._link = Link(config, f"consumer {group}")
+        self._silence = Silence(self._link)
         self._consumer = self._link.open(Consumer, config.consumer(group))
         self._topics = Topics(settings)
         self._wanted: list[str] = []
@@ -68,6 +70,7 @@ class KafkaConsumer:
         if self._waiting:
             self._begin()
         self._link.probe(self._consumer)
+        self._listen()
         messages: list[Message[Any, Any]] = []
         try:
             messages += self._consumer.consume(1, timeout)
@@ -222,11 +225,16 @@ class KafkaConsumer:
                 place.topic, place.partition, wanted, error.str(), high,
             )  # fmt: skip
 
-    def _join_anew(self) -> None:
-        """A static member that rejoins after its broker was away can be fenced by itself: an offset commit that was
-        under way carries the member id from before. librdkafka gives up for good then; a new client joins again.
-        """
-        logger.warning("the consumer of group %s joins anew after an outage: %s", self._group, self._link.fatal)
+    def _listen(self) -> None:
+        """Who has no partitions may have nothing to do; or has lost the broker, and its session with it."""
+        if self._reading or self._waiting:
+            self._silence.broken()
+        elif self._silence.is_for_ever(self._consumer):
+            self._join_anew("it finds no broker any more, though there is one")
+
+    def _join_anew(self, why: str) -> None:
+        """What librdkafka does not come out of by itself, a new client does."""
+        logger.warning("the consumer of group %s joins anew after an outage: %s", self._group, why)
         gone = list(self._reading)
         self._reading.clear()
         self._waiting.clear()
@@ -239,7 +247,9 @@ class KafkaConsumer:
 
     def _raise_failure(self) -> None:
         if self._link.fatal is not None and self._link.was_down_lately:
-            self._join_anew()
+            # A static member that rejoins after its broker was away can be fenced by itself: an offset commit that was
+            # under way carries the member id from before. librdkafka gives up for good then.
+            self._join_anew(self._link.fatal)
         if self._link.fatal is not None:
             raise ConfigurationError(
                 f"the consumer of group {self._group} cannot go on: {self._link.fatal}. If another process has taken "

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from kafkasaga.kafka.config import LINGER, KafkaConfig, KafkaSettings
 from kafkasaga.kafka.failures import send_error
 from kafkasaga.kafka.link import Link, code_of, logger
 from kafkasaga.kafka.properties import canonical
+from kafkasaga.kafka.silence import Silence
 from kafkasaga.ports import SendDone, SendError
 
 FLUSH_SECONDS: Final = 0.005
@@ -46,6 +48,7 @@ class KafkaProducer:
         """Of batches that were refused as too large."""
         self._hurries = not any(canonical(name) == canonical(LINGER) for name in config.raw)
         self._link = Link(config, "producer")
+        self._silence = Silence(self._link)
         self._producer = self._open()
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
@@ -82,8 +85,14 @@ class KafkaProducer:
         self._producer.poll(0 if self._finished else timeout)
         if self._alone:
             self._send_alone()
-        if self._link.fatal is not None or self._link.lost_a_leader:
-            self._replace()
+        if self._link.fatal is not None:
+            self._replace(f"librdkafka gave up ({self._link.fatal})")
+        elif self._link.lost_a_leader:
+            self._replace("a partition had no leader for a moment")
+        elif len(self._producer) == 0:
+            self._silence.broken()
+        elif self._silence.is_for_ever(self._producer):
+            self._replace("it finds no broker any more, though there is one")
         self._link.probe(self._producer)
         self._tell()
 
@@ -105,6 +114,7 @@ class KafkaProducer:
     def _delivered_alone(self, sending: _Sending, error: KafkaError | None, _: Message[Any, Any]) -> None:
         topic, *_rest, done = sending
         if error is None:
+            self._silence.broken()
             self._finished.append((done, None))
         else:
             self._refused(error, topic, done)
@@ -134,11 +144,9 @@ class KafkaProducer:
             done, error = self._finished.popleft()
             done(error)
 
-    def _replace(self) -> None:
-        if self._link.fatal is not None:
-            logger.error("producer: librdkafka gave up (%s); a new one takes its place", self._link.fatal)
-        else:
-            logger.info("producer: a partition had no leader for a moment; a new client takes its place")
+    def _replace(self, why: str) -> None:
+        level = logging.INFO if self._link.fatal is None else logging.ERROR
+        logger.log(level, "producer: %s; a new client takes its place", why)
         self._drop()
         self._link.fatal, self._link.lost_a_leader = None, False
         self._producer = self._open()

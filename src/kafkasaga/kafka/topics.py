@@ -28,7 +28,7 @@ CREATE_SECONDS: Final = 30.0
 
 
 class Topics:
-    """The topics of a cluster. Its connection is made when first used, and lives as long as the object.
+    """The topics of a cluster. Its connection is made when first used, and anew when nobody answered.
 
     Every method raises ``BrokerUnavailable`` when nobody answers, ``BrokerRefused`` when nobody lets us in.
     """
@@ -122,6 +122,7 @@ class Topics:
             except KafkaException as error:
                 self._admin.poll(0)  # librdkafka says here why nobody answers
                 if self._link.refusal is not None or time.monotonic() > deadline:
+                    self._client = None  # librdkafka may have forgotten all brokers for good (`silence`)
                     raise self._link.unavailable(error, "it was asked for its topics") from None
             else:
                 self._link.refusal = self._link.reason = None
