@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from sqlalchemy import MetaData
 
 from kafkasaga.clock import SystemClock
 from kafkasaga.errors import BrokerUnavailable
-from kafkasaga.kafka import KafkaConfig, KafkaProducer, Topics, silence
+from kafkasaga.kafka import KafkaConfig, KafkaConsumer, KafkaProducer, Topics, consumer, silence
 from kafkasaga.kafka.link import _LibrdkafkaLog
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import TopicPartition
@@ -89,6 +90,13 @@ NOBODY = Broker("127.0.0.1:1")
 """A client of these settings finds no broker, as one that librdkafka has let forget all of them."""
 
 
+class Stuck(Consumer):
+    """As librdkafka's consumer is without any broker: whoever closes it waits for ever."""
+
+    def close(self) -> None:
+        threading.Event().wait()
+
+
 @pytest.mark.usefixtures("_soon")
 def test_a_consumer_that_finds_no_broker_though_there_is_one_is_replaced(
     broker: Broker, caplog: pytest.LogCaptureFixture
@@ -97,7 +105,7 @@ def test_a_consumer_that_finds_no_broker_though_there_is_one_is_replaced(
     fill(broker, topic, [b"1"])
     with Member(broker, group, [topic]) as member:
         member.consumer._consumer.close()
-        member.consumer._consumer = deaf = Consumer(KafkaConfig.of(NOBODY).consumer(group))
+        member.consumer._consumer = deaf = Stuck(KafkaConfig.of(NOBODY).consumer(group))
         assert [record.value for record in member.read(1)] == [b"1"]
         assert member.consumer._consumer is not deaf
         assert "it finds no broker any more, though there is one" in caplog.text
@@ -108,6 +116,16 @@ def test_a_consumer_that_finds_no_broker_though_there_is_one_is_replaced(
                 member.poll()
             assert member.consumer._consumer is healthy
     assert caplog.text.count("joins anew") == 1
+
+
+def test_closing_a_consumer_that_librdkafka_does_not_close_comes_to_an_end(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "CLOSE_SECONDS", 0.1)
+    member = KafkaConsumer(broker, unique("group"))
+    member._consumer.close()
+    member._consumer = Stuck(KafkaConfig.of(NOBODY).consumer("group"))
+    member.close()
 
 
 @pytest.mark.usefixtures("_soon")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from kafkasaga.ports import Assigned, Revoked, TopicPartition
 
 WATERMARK_SECONDS: Final = 5.0
 """For a broker to say where a partition begins, before the consumer does without."""
+CLOSE_SECONDS: Final = 10.0
+"""For a client to commit and leave. One that librdkafka has left without a broker never comes to that end."""
 
 
 class KafkaConsumer:
@@ -128,11 +131,13 @@ class KafkaConsumer:
 
     def close(self) -> None:
         """Commit stored offsets and leave the group; a static member keeps its partitions until its session ends."""
-        self._consumer.close()
+        _close(self._consumer, CLOSE_SECONDS)
 
     # ---- what librdkafka tells ----------------------------------------------------------------------------------
 
-    def _on_assign(self, _: Consumer, places: list[Place]) -> None:
+    def _on_assign(self, client: Consumer, places: list[Place]) -> None:
+        if client is not self._consumer:  # it is being closed
+            return
         self._waiting |= {TopicPartition(place.topic, place.partition) for place in places}
         if not self._config.cooperative:
             self._reading.clear()
@@ -151,7 +156,9 @@ class KafkaConsumer:
         self._waiting.clear()
         self._pause_again()
 
-    def _on_revoke(self, _: Consumer, places: list[Place]) -> None:
+    def _on_revoke(self, client: Consumer, places: list[Place]) -> None:
+        if client is not self._consumer:
+            return
         gone = {TopicPartition(place.topic, place.partition) for place in places}
         known = [place for place in self._reading if place in gone]
         self._waiting -= gone
@@ -230,17 +237,17 @@ class KafkaConsumer:
         if self._reading or self._waiting:
             self._silence.broken()
         elif self._silence.is_for_ever(self._consumer):
-            self._join_anew("it finds no broker any more, though there is one")
+            self._join_anew("it finds no broker any more, though there is one", patience=0.0)
 
-    def _join_anew(self, why: str) -> None:
+    def _join_anew(self, why: str, patience: float = CLOSE_SECONDS) -> None:
         """What librdkafka does not come out of by itself, a new client does."""
         logger.warning("the consumer of group %s joins anew after an outage: %s", self._group, why)
         gone = list(self._reading)
         self._reading.clear()
         self._waiting.clear()
-        self._consumer.close()
+        old, self._consumer = self._consumer, self._link.open(Consumer, self._config.consumer(self._group))
+        _close(old, patience)
         self._link.fatal = None
-        self._consumer = self._link.open(Consumer, self._config.consumer(self._group))
         self._join()
         if gone:
             self._revoked(gone)
@@ -258,6 +265,13 @@ class KafkaConsumer:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def _close(client: Consumer, patience: float) -> None:
+    """In a thread of its own, which ends with the process at the latest."""
+    closing = threading.Thread(target=client.close, name="kafkasaga-close", daemon=True)
+    closing.start()
+    closing.join(patience)
 
 
 def _place(place: TopicPartition, offset: int | None) -> Place:
