@@ -39,6 +39,8 @@ class Answers:
                     self._asked[id, step] = (generation, Operation.ACTION)
                 case CompensationSent(step=step, generation=generation):
                     self._asked[id, step] = (generation, Operation.COMPENSATION)
+                case StepSucceeded(message="") | StepCompensated(message=""):
+                    pass  # a local step ran: nobody answers it, whatever reply the saga came by
                 case StepSucceeded() | StepFailed() | StepCompensated() | RetryScheduled() | StepStuck():
                     effect = None if entry.cause is None else causes.get(entry.cause)
                     if effect is not None and effect.saga is not None and effect.saga.command_id is not None:
