@@ -108,6 +108,30 @@ BUGS = {
         (("self._uow.parked_lanes({lane for task in tasks if (lane := task.lane) is not None})", "set()"),),
         ("I4 ",),
     ),
+    "i04-parked-messages-of-a-key-are-tried-in-any-order": Bug(
+        MemoryUnitOfWork,
+        "claim_parked",
+        (
+            ("heads(self._visible().values())", "self._visible().values()"),
+            ("(p.next_at, p.id)", "(p.next_at or p.parked_at, p.id)"),
+            ("p.next_at is not None and p.next_at <= now", "(p.next_at or p.parked_at) <= now"),
+        ),
+        ("I4 ",),
+    ),
+    "i01-messages-leave-before-the-commit": Bug(
+        MemoryUnitOfWork,
+        "add_outbox",
+        (
+            (
+                "self._writes.append(lambda row=row: self._tables.outbox.update({row.position: row}))",
+                "self._tables.outbox.update({row.position: row})",
+            ),
+        ),
+        ("I1 ", "I8 ", "deadline gate"),
+    ),
+    "i11-a-timer-that-fired-is-not-set-anew": Bug(
+        MemoryUnitOfWork, "_timer", (("return wish if", "return None if change.woken else wish if"),), ("I10 ",)
+    ),
     "i04-relay-sends-behind-what-is-under-way": Bug(
         Relay,
         "_take",
