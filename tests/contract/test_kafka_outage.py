@@ -80,6 +80,26 @@ def test_a_static_member_that_an_outage_has_fenced_joins_anew(
         member.has(lambda: b"after" in [record.value for record in member.records], "what came after")
 
 
+def test_a_static_member_that_is_fenced_after_its_broker_was_frozen_joins_anew(
+    private_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Broker(private_kafka.bootstrap_servers).having(instance_id="replica-0", session_timeout_ms=6_000)
+    topic, group = broker.topic(1), unique("group")
+    caplog.set_level(logging.DEBUG, "kafkasaga.kafka")
+    with Member(broker, group, [topic]) as member:
+        member.joined()
+        private_kafka.pause()
+        member.has(lambda: "session timed out" in caplog.text, "the end of the session")
+        private_kafka.resume()
+        member.joined()
+        fenced = member.consumer._consumer
+        with Member(broker, group, [topic]) as usurper:
+            usurper.joined()
+            member.has(lambda: member.consumer._consumer is not fenced, "a new client")
+        fill(broker, topic, [b"after"])
+        assert [record.value for record in member.read(1)] == [b"after"]
+
+
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silence, "PATIENCE_SECONDS", 0.5)

@@ -65,6 +65,8 @@ class _LibrdkafkaLog:
         facility, text = values[0] if values else "", form % values
         if facility in _CONNECTION_FACILITIES:
             level = logging.DEBUG
+        if facility == "SESSTMOUT":
+            self._link.lost_its_session()
         if facility == "METADATAUPDATE" and _LEADERLESS in text:
             self._link.lost_a_leader = True
         logger.log(level, "librdkafka: %s", self._config.masked(text))
@@ -119,6 +121,10 @@ class Link:
                 self.trouble(f"Kafka at {self.config.bootstrap_servers} cannot be reached: {error.str()}")
         else:
             logger.debug("%s: %s", self._role, self.config.masked(error.str()))
+
+    def lost_its_session(self) -> None:
+        """Its coordinator was silent for too long: frozen, with connections that stay; or this process was."""
+        self._down_at = time.monotonic()
 
     @property
     def was_down_lately(self) -> bool:

@@ -200,6 +200,14 @@ def test_the_same_trouble_is_logged_once_a_minute(caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) == 1
 
 
+def test_a_session_that_timed_out_was_an_outage_and_a_fence_alone_is_none() -> None:
+    link = Link(KafkaConfig.of(Broker("127.0.0.1:9092")), "consumer")
+    _LibrdkafkaLog(link).log(logging.WARNING, "%s [%s] %s", "FENCED", "rdkafka#consumer-1", "[thrd:main]: fenced")
+    assert not link.was_down_lately
+    _LibrdkafkaLog(link).log(logging.WARNING, "%s [%s] %s", "SESSTMOUT", "rdkafka#consumer-1", "[thrd:main]: timed out")
+    assert link.was_down_lately
+
+
 def test_a_client_that_lost_a_leader_for_good_is_known_by_what_librdkafka_says() -> None:
     link = Link(config(), "test")
     log = _LibrdkafkaLog(link)
