@@ -152,28 +152,28 @@ def test_closing_a_consumer_that_librdkafka_does_not_close_comes_to_an_end(
 def test_a_producer_that_finds_no_broker_though_there_is_one_is_replaced(broker: Broker) -> None:
     topic = broker.topic(1)
     with Sender(broker) as sender:
-        sender.producer._producer = deaf = Producer(KafkaConfig.of(NOBODY).producer())
+        sender.producer._sending._producer = deaf = Producer(KafkaConfig.of(NOBODY).producer())
         sender.send(topic, "k", b"lost")
         until(lambda: sender.poll(0.1) and len(sender.outcomes) == 1, "an answer")
         error = sender.outcomes[0]
         assert error is not None
         assert not error.permanent, "the relay sends it again"
-        assert sender.producer._producer is not deaf
-        healthy = sender.producer._producer
+        assert sender.producer._sending._producer is not deaf
+        healthy = sender.producer._sending._producer
         sender.send(topic, "k", b"again")
         assert sender.finish()[-1] is None
-        assert sender.producer._producer is healthy
+        assert sender.producer._sending._producer is healthy
 
 
 @pytest.mark.usefixtures("_soon")
 def test_while_nobody_answers_no_client_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     with Sender(NOBODY) as sender:
-        lonely = sender.producer._producer
+        lonely = sender.producer._sending._producer
         sender.send("topic", "k", b"1")
         for _ in range(3):
-            sender.producer._silence._since = -math.inf
+            sender.producer._sending._silence._since = -math.inf
             sender.poll(0.1)
-        assert sender.producer._producer is lonely
+        assert sender.producer._sending._producer is lonely
     assert "a new client takes its place" not in caplog.text
 
 
@@ -195,38 +195,38 @@ LEADERLESS = (
 
 
 def lose_a_leader(producer: KafkaProducer) -> None:
-    _LibrdkafkaLog(producer._link).log(logging.DEBUG, *LEADERLESS)
+    _LibrdkafkaLog(producer._sending._link).log(logging.DEBUG, *LEADERLESS)
 
 
 def test_a_producer_that_lost_a_leader_is_replaced_and_tells_of_everything_it_held(broker: Broker) -> None:
     topic = broker.topic(1)
     slow = broker.having(linger_ms=60_000)  # nothing leaves by itself
     with Sender(slow) as sender, Member(broker, unique("group"), [topic]) as member:
-        stuck = sender.producer._producer
+        stuck = sender.producer._sending._producer
         for number in range(100):
             sender.send(topic, "k", b"%d" % number)
         lose_a_leader(sender.producer)
         until(lambda: sender.poll(0.1) and len(sender.outcomes) == 100, "an answer for each")
-        assert sender.producer._producer is not stuck
+        assert sender.producer._sending._producer is not stuck
         errors = [sender.outcomes[number] for number in range(100)]
         assert [error is not None and not error.permanent for error in errors] == [True] * 100
-        healthy = sender.producer._producer
+        healthy = sender.producer._sending._producer
         sender.send(topic, "k", b"again")
-        sender.producer._producer.flush(30)
+        sender.producer._sending._producer.flush(30)
         assert sender.finish()[-1] is None
-        assert sender.producer._producer is healthy, "once is enough"
+        assert sender.producer._sending._producer is healthy, "once is enough"
         assert [record.value for record in member.read(1)] == [b"again"]
 
 
 def test_what_a_producer_says_of_other_leaders_is_no_reason_to_replace_it(broker: Broker) -> None:
     with Sender(broker) as sender:
-        before = sender.producer._producer
+        before = sender.producer._sending._producer
         form, facility, name, _ = LEADERLESS
-        link = _LibrdkafkaLog(sender.producer._link)
+        link = _LibrdkafkaLog(sender.producer._sending._link)
         link.log(logging.DEBUG, form, facility, name, "[thrd:main]: t [0]: leader 1 found")
         link.log(logging.DEBUG, form, "LEADER", name, LEADERLESS[-1])
         sender.poll()
-        assert sender.producer._producer is before
+        assert sender.producer._sending._producer is before
 
 
 def test_i02_i04_the_relay_sends_again_what_a_replaced_producer_held(broker: Broker) -> None:
@@ -250,7 +250,7 @@ def test_i02_i04_the_relay_sends_again_what_a_replaced_producer_held(broker: Bro
         relay.step()
         if len(clients) < 6:  # again and again, with rows under way
             lose_a_leader(producers[0])
-        clients.add(producers[0]._producer)
+        clients.add(producers[0]._sending._producer)
         return store.queries().counts().outbox == 0
 
     until(step, "an empty outbox")
@@ -281,24 +281,24 @@ def test_producer_is_replaced_after_a_fatal_error_and_nothing_is_called_delivere
     with Sender(away) as sender:
         for value in (b"1", b"2"):
             sender.send("topic", "k", value)
-        broken: Producer = sender.producer._producer
+        broken: Producer = sender.producer._sending._producer
         # librdkafka's own way in is not reachable from Python: this is what it calls.
-        sender.producer._link.on_error(KafkaError(KafkaError._FATAL, "provoked", fatal=True))
+        sender.producer._sending._link.on_error(KafkaError(KafkaError._FATAL, "provoked", fatal=True))
         first, second = sender.finish()
         assert first is not None
         assert second is not None
         assert not first.permanent
-        assert sender.producer._producer is not broken
+        assert sender.producer._sending._producer is not broken
     assert "provoked" in caplog.text
 
 
 def test_a_replaced_producer_sends(broker: Broker) -> None:
     topic = broker.topic(1)
     with Sender(broker) as sender, Member(broker, unique("group"), [topic]) as member:
-        broken = sender.producer._producer
-        sender.producer._link.on_error(KafkaError(KafkaError._FATAL, "provoked", fatal=True))
+        broken = sender.producer._sending._producer
+        sender.producer._sending._link.on_error(KafkaError(KafkaError._FATAL, "provoked", fatal=True))
         sender.poll()
-        assert sender.producer._producer is not broken
+        assert sender.producer._sending._producer is not broken
         sender.send(topic, "k", b"1")
         assert sender.finish() == [None]
         assert [record.value for record in member.read(1)] == [b"1"]

@@ -46,14 +46,16 @@ def test_a17_a_row_that_waited_for_years_is_as_young_as_its_send(broker: Broker)
 def test_i04_a_hot_key_keeps_its_order_and_the_others_do_not_wait_for_it(broker: Broker) -> None:
     topic = broker.topic(3)
     rows = [("hot", n) for n in range(600)] + [(f"k{n % 30}", n) for n in range(150)]
+    left: list[int] = []
     with relaying(broker) as relay:
         relay.put((topic, key, b"%d" % n) for key, n in rows)
-        relay.step_until(lambda: relay.waiting() <= 600, "as many as do not wait for the hot key")
-        with relay.store.engine.connect() as connection:
-            left = connection.execute(select(relay.store.tables.outbox.c.key)).scalars().all()
-        relay.step_until(lambda: relay.waiting() == 0, "an empty outbox", 150)
-    assert left.count("hot") > 300, "150 rows that lay behind it were gone long before it was"
-    assert len(left) - left.count("hot") < 100
+
+        def is_empty() -> bool:
+            left.append(relay.waiting())
+            return left[-1] == 0
+
+        relay.step_until(is_empty, "an empty outbox", 150)
+    assert len(left) < 200, "neither waits for a round trip for each row of the hot key, which is before the others"
     found = read_by_key(broker, topic, 600)
     assert found["hot"] == list(range(600))
     assert {key: numbers for key, numbers in found.items() if key != "hot"} == {

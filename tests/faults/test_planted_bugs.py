@@ -13,6 +13,8 @@ from kafkasaga.runtime.consumer import ConsumerLoop
 from kafkasaga.runtime.orchestrator import SagaTurn
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.relay import Relay
+from kafkasaga.runtime.relay_stream import Stream
+from kafkasaga.runtime.relay_sweep import Sweep
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.runtime.triage import Triage
 from kafkasaga.saga import advance
@@ -134,18 +136,21 @@ BUGS = {
     ),
     "i04-relay-sends-behind-what-is-under-way": Bug(
         Relay,
-        "_take",
+        "_place",
         (
             (
-                "            lane.rows.append(row)",
+                "        lane.rows.append(row)",
                 (
-                    "            def done(error, row=row):\n"
-                    "                self._held.remove([row]) if error else self._acknowledged.append(row)\n"
-                    "            self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
+                    "        def done(error, row=row):\n"
+                    "            self._held.remove([row]) if error else self._acknowledged.append(row)\n"
+                    "        self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
                 ),
             ),
         ),
         ("I4 ",),
+    ),
+    "i02-relay-takes-a-stream-that-failed-for-delivered": Bug(
+        Stream, "settle", (("if not failures:", "if True:"),), ("I2 ", "I10 ", "deadline gate")
     ),
     "i02-relay-deletes-before-the-acknowledgement": Bug(
         Relay,
@@ -154,8 +159,8 @@ BUGS = {
         ("I2 ", "I10 "),
     ),
     "i02-relay-never-goes-back": Bug(
-        Relay,
-        "_fetch",
+        Sweep,
+        "read",
         (
             ("if begins := self._after == 0:", "if begins := False:"),
             (

@@ -60,6 +60,24 @@ PRODUCER_DEFAULTS: Final[Mapping[str, Any]] = {
 
 PRODUCER_FIXED: Final[Mapping[str, Any]] = {"acks": "all", "enable.idempotence": True}
 
+STREAM_DEFAULTS: Final[Mapping[str, Any]] = {
+    **PRODUCER_DEFAULTS,
+    # The relay goes on with other work before it waits; by then the first requests are to be under way.
+    LINGER: 5,
+}
+
+STREAM_FIXED: Final[Mapping[str, Any]] = {
+    **PRODUCER_FIXED,
+    # What follows a message that cannot be sent must not be sent either: no gaps, so one failure ends the producer.
+    "enable.gapless.guarantee": True,
+    # What is in flight when another message is refused comes twice.
+    "max.in.flight.requests.per.connection": 1,
+    # A message that is given up for its age leaves a gap. Whoever streams gives up everything together.
+    "message.timeout.ms": 0,
+}
+
+LONE_FIXED: Final[Mapping[str, Any]] = {**PRODUCER_FIXED, "batch.num.messages": 1}
+
 _MAX_MESSAGE_TIMEOUT_MS: Final = 3_600_000
 """An hour: below the retention of any topic that carries commands."""
 
@@ -167,6 +185,14 @@ class KafkaConfig:
     def producer(self) -> dict[str, Any]:
         """The configuration of a producer."""
         return self._merged(PRODUCER_DEFAULTS, PRODUCER_FIXED, leave_out=CONSUMER_ONLY)
+
+    def stream(self) -> dict[str, Any]:
+        """The configuration of a producer that leaves no gaps: nothing arrives behind a message that did not."""
+        return self._merged(STREAM_DEFAULTS, STREAM_FIXED, leave_out=CONSUMER_ONLY)
+
+    def lone(self) -> dict[str, Any]:
+        """The configuration of a producer that sends every message in a batch of its own."""
+        return self._merged(PRODUCER_DEFAULTS, LONE_FIXED, leave_out=CONSUMER_ONLY)
 
     def admin(self) -> dict[str, Any]:
         """The configuration of an admin client."""

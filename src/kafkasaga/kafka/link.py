@@ -50,6 +50,8 @@ _CONNECTION_FACILITIES: Final = frozenset({"FAIL", "ERROR", "FATAL", "REQTMOUT",
 """What librdkafka also reports as an error; we log that."""
 
 
+_GAPLESS: Final = "enable.gapless.guarantee is experimental"
+"""Said of every stream; what we need of it is tested."""
 _LEADERLESS: Final = "new leader-1 not found"
 """librdkafka (2.12 to 2.16) says this when a partition had no leader for a moment, as while its only broker shuts down.
 Its producer then never writes to that partition again, and tells nobody (librdkafka issue 5430)."""
@@ -63,7 +65,7 @@ class _LibrdkafkaLog:
 
     def log(self, level: int, form: str, *values: Any) -> None:
         facility, text = values[0] if values else "", form % values
-        if facility in _CONNECTION_FACILITIES:
+        if facility in _CONNECTION_FACILITIES or (facility == "CONFWARN" and _GAPLESS in text):
             level = logging.DEBUG
         if facility == "SESSTMOUT":
             self._link.lost_its_session()

@@ -7,7 +7,7 @@ Errors that cross this border are ours: ``DatabaseUnavailable`` and ``Serializat
 ``BrokerUnavailable`` from Kafka. An error of the user's own SQL passes through as it is.
 """
 
-from kafkasaga.ports.kafka import Assigned, Consumer, Producer, Revoked, SendDone, SendError
+from kafkasaga.ports.kafka import Assigned, Consumer, Failures, Producer, Revoked, SendDone, SendError
 from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip
 from kafkasaga.ports.store import Store, UnitOfWork
 from kafkasaga.ports.values import (
@@ -26,6 +26,7 @@ from kafkasaga.ports.values import (
     SagaChange,
     SagaSummary,
     TopicPartition,
+    payload_bytes,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "BarrierEntry",
     "BarrierKey",
     "Consumer",
+    "Failures",
     "InboxKey",
     "LogEntry",
     "OutboxRow",
@@ -55,4 +57,5 @@ __all__ = [
     "Store",
     "TopicPartition",
     "UnitOfWork",
+    "payload_bytes",
 ]

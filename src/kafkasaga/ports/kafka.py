@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kafkasaga.messages import Record
-from kafkasaga.ports.values import TopicPartition
+from kafkasaga.ports.values import OutboxRow, TopicPartition
 
 Assigned = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, int]]
 """Called when partitions are assigned; returns where to read each on. Those left out start at the group's offset."""
@@ -68,8 +68,16 @@ class SendError:
 SendDone = Callable[[SendError | None], None]
 
 
+Failures = Sequence[tuple[OutboxRow, SendError]]
+"""What was not delivered, as far as one can know, and why."""
+
+
 class Producer(Protocol):
-    """Sends messages, in the order of the calls for each partition; acknowledged by all in-sync replicas."""
+    """Sends messages, in the order of the calls for each partition; acknowledged by all in-sync replicas.
+
+    What is *sent* is answered one by one, and a failure stops nothing else. What is *streamed* leaves no gaps: of the
+    rows of one key, none is written behind one that was not. So a failure may take the rest of the stream with it.
+    """
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
         """Queue a message; ``done`` is called from ``poll`` or ``close``, never from here."""
@@ -77,6 +85,21 @@ class Producer(Protocol):
 
     def poll(self, timeout: float) -> None:
         """Serve ``done`` calls, waiting up to ``timeout`` seconds for one."""
+        ...
+
+    def stream(self, rows: Sequence[OutboxRow]) -> None:
+        """Queue rows, in this order. Nothing else is streamed until ``streamed`` or ``give_up`` has told of them."""
+        ...
+
+    def streamed(self, timeout: float) -> Failures | None:
+        """Wait until the fate of all that was streamed is known, at most ``timeout`` seconds: None, if it is not yet.
+
+        What is not among the failures was acknowledged. What is may have been written nevertheless.
+        """
+        ...
+
+    def give_up(self) -> Failures:
+        """Stop what is being streamed, and tell of it. None of it is written any more, but for what is on its way."""
         ...
 
     def close(self, timeout: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -89,19 +89,30 @@ class SagaChange:
 
 
 class OutboxRow(NamedTuple):
-    """A message that waits to be published. After a restore a position may be used again, a message id never."""
+    """A message that waits to be published. After a restore a position may be used again, an id never."""
 
     position: int
-    message_id: UUID
+    id: bytes
+    """Of the message: a UUID's bytes, which are quick to compare and to write."""
     topic: str
     key: str
     payload: bytes | None
-    headers: Mapping[str, str]
+    headers: dict[str, str]
+
+    @property
+    def message_id(self) -> UUID:
+        """Its id."""
+        return UUID(bytes=self.id)
 
     @property
     def size(self) -> int:
         """Bytes of its payload."""
         return len(self.payload or b"")
+
+
+def payload_bytes(rows: Iterable[OutboxRow]) -> int:
+    """Bytes of their payloads together."""
+    return sum([len(payload) for _, _, _, _, payload, _ in rows if payload])
 
 
 LONGEST_LANE: Final = 1000

@@ -5,7 +5,10 @@ relay at a time holds the queue; others stand by. What it promises, and how:
 
 - **Nothing is lost (I2).** A row is deleted only after all in-sync replicas have it. Rows are read from the *start* of
   the table again and again: a transaction that took a low position and committed late is not passed over.
-- **Key order (I4).** Of each lane (topic, key) at most one row is unacknowledged. A row that can never be delivered
+- **Key order (I4).** Rows of a lane (topic, key) are sent one by one, each after the acknowledgement of the one before
+  it; or *streamed*, several at once, by a producer of which nothing arrives behind a row that did not (ADR 19). Rows
+  are streamed while all goes well; a topic that failed is sent for a while, so that one learns which row it is. A lane
+  is only ever under way in one of these manners. A row that can never be delivered
   blocks its lane, visibly, and no other. A sweep over several pages ends at the highest position that was there when it
   began: behind it may lie a row whose predecessor was committed after the page that it belongs to had been read.
 - **A zombie can repeat but not reorder (I11).** Two relays both begin at the first undeleted row of each lane and go
@@ -29,22 +32,24 @@ import structlog
 
 from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import OutboxRow, Producer, RelayQueue, SendError, Skip
+from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError
 from kafkasaga.runtime.relay_blocks import Blocks, Lane
+from kafkasaga.runtime.relay_stream import Stream
+from kafkasaga.runtime.relay_sweep import Sweep
 from kafkasaga.runtime.relay_window import Window
 
 log = structlog.get_logger("kafkasaga.relay")
 
 WINDOW = 4000
 """Rows in memory at once: enough to keep a producer busy."""
+PAGES = 2
+"""So many pages fill the window: one is under way while the next one is read."""
 WINDOW_BYTES = 16 * 1024 * 1024
 """Bytes of payload in memory at once (one row more, if it is larger)."""
 RETRY_UNAVAILABLE = 1.0
 """Seconds between attempts while the database is away."""
 RETRY_CONFLICT = 0.05
 """Seconds until a delete that met another transaction is tried again."""
-SHORTEST_GAP = 0.02
-"""Seconds between reads while nothing is acknowledged; doubled each time, up to the polling interval."""
 SOON = 0.005
 """Seconds to wait for answers while there may be more to read."""
 LATER = 0.02
@@ -88,18 +93,12 @@ class Relay:
         self._held = self._new_window()
         self._blocks = Blocks(())
         self._producer: Producer | None = None
+        self._page, self._page_bytes = max(1, window // PAGES), max(1, window_bytes // PAGES)
         self._lanes: dict[Lane, _Lane] = {}
+        self._stream = Stream()
         self._answers: list[_Answer] = []
         self._acknowledged: list[OutboxRow] = []
-        self._skip_topics: set[str] = set()
-        self._skip_lanes: set[Lane] = set()
-        """What this sweep passes over."""
-        self._after = 0
-        self._top: int | None = None
-        """Where a sweep over several pages ends."""
-        self._pages = False
-        """Whether one page does not hold the table."""
-        self._gap, self._next_read = 0.0, 0.0
+        self._sweep = Sweep(poll_interval)
         self._active = False
         self._stopping = threading.Event()
 
@@ -164,65 +163,69 @@ class Relay:
         """Read on where the last read ended; True if there was anything new, or there is more to read."""
         now = self._clock.monotonic()
         room = self._held.room(now)
-        if room is None or now < self._next_read:
+        if room is None or not self._sweep.may_read(now):
             return False
-        if begins := self._after == 0:
-            self._begin_sweep()
-        limit, size = room
-        rows = self._queue.fetch(self._after, limit, self._top, size, Skip(self._skip_topics, self._skip_lanes))
-        # A short read has reached the end: the next one begins at the start again, for rows that were committed late.
-        full = len(rows) == limit or sum(row.size for row in rows) >= size
-        self._after = rows[-1].position if full and self._top is not None else 0
-        if begins:
-            self._pages = full
+        page = min(room[0], self._page), min(room[1], self._page_bytes)
+        rows, full = self._sweep.read(self._queue, page, self._held.full(), self._held_back)
         fresh = self._take(rows)
+        self._stream.launch(self._at_work, now)
         if not full:
-            self._blocks.forget_absent(self._lanes.__contains__, self._skip_topics, now)
-        self._rest(quiet=not fresh and not full)
+            self._blocks.forget_absent(self._lanes.__contains__, self._sweep.topics, now)
+        self._sweep.rest(now, fresh=fresh, full=full, waits=bool(self._held.rows))
         return fresh or full
 
-    def _begin_sweep(self) -> None:
-        # Only here may what was held back go on: later, its first row would lie behind the reader.
-        self._skip_topics, self._skip_lanes = self._blocks.held_back(self._clock.monotonic())
-        self._skip_topics |= self._held.full()
-        self._top = self._queue.last() if self._pages else None
+    def _held_back(self) -> tuple[set[str], set[Lane]]:
+        """What the next sweep passes over."""
+        return self._blocks.held_back(self._clock.monotonic())
 
     def _take(self, rows: Sequence[OutboxRow]) -> bool:
-        """Queue rows in their lanes; True if one was new."""
-        fresh, held, now = False, self._held.rows, self._clock.monotonic()
-        for row in rows:
-            if row.message_id in held or row.topic in self._skip_topics:
-                continue
-            fresh = True
-            if self._held.add(row, now):
-                self._skip_topics.add(row.topic)
-            name = (row.topic, row.key)
-            lane = self._lanes.get(name)
-            if lane is None:
-                self._lanes[name] = lane = _Lane(name, deque((row,)), self._answers)
-                self._send(lane)
-            else:
-                lane.rows.append(row)
-        return fresh
+        """Have rows streamed, or queue them in their lanes; True if one was new."""
+        held, skip, now = self._held, self._sweep.topics, self._clock.monotonic()
+        fresh = [row for row in rows if row.id not in held.rows and row.topic not in skip]
+        topics = {row.topic for row in fresh}
+        if not self._lanes and not self._blocks.busy and all(held.trusts(topic, now) for topic in topics):
+            self._stream.waiting += fresh
+            held.add_all(fresh, now)
+            return bool(fresh)
+        # No more trusted, and rows of the same lanes may still be under way: these wait in the table.
+        skip |= {topic for topic in topics if not held.trusts(topic, now)} & self._stream.topics()
+        for row in fresh:
+            if row.topic not in skip:
+                self._place(row, now)
+                if held.add(row, now):
+                    skip.add(row.topic)
+        return bool(fresh)
 
-    def _rest(self, *, quiet: bool) -> None:
-        """While Kafka acknowledges nothing and nothing new comes, do not read the same rows over and over."""
-        self._gap = min(max(2 * self._gap, SHORTEST_GAP), self._poll_interval) if quiet and self._held.rows else 0.0
-        self._next_read = self._clock.monotonic() + self._gap if self._gap else 0.0
+    def _place(self, row: OutboxRow, now: float) -> None:
+        """Queue a row behind those of its lane, wherever they are."""
+        name = (row.topic, row.key)
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.rows.append(row)
+        elif self._streams(name, now):
+            self._stream.waiting.append(row)
+        else:
+            self._lanes[name] = lane = _Lane(name, deque((row,)), self._answers)
+            self._send(lane)
+
+    def _streams(self, lane: Lane, now: float) -> bool:
+        return self._held.trusts(lane[0], now) and not self._blocks.knows(lane)
 
     def _send(self, lane: _Lane) -> None:
         """Send the first row of a lane of which nothing is under way."""
-        assert self._producer is not None
         row = lane.rows[0]
-        self._producer.send(row.topic, row.key, row.payload, row.headers, lane.done)
+        self._at_work.send(row.topic, row.key, row.payload, row.headers, lane.done)
+
+    @property
+    def _at_work(self) -> Producer:
+        assert self._producer is not None
+        return self._producer
 
     def _hear(self, timeout: float) -> None:
         """Wait for answers; an answer from before a reconnection finds its lane gone."""
-        assert self._producer is not None
-        self._producer.poll(timeout)
-        if not self._answers:
-            return
-        answers, now = self._answers.copy(), self._clock.monotonic()
+        self._at_work.poll(0.0 if self._stream.under_way else timeout)
+        now = self._clock.monotonic()
+        answers = self._answers.copy()
         self._answers.clear()
         for lane, error in answers:
             if self._lanes.get(lane.name) is not lane:
@@ -231,42 +234,75 @@ class Relay:
                 self._arrived(lane, now)
             else:
                 self._hold_back(lane, error)
+        if self._stream.under_way:
+            self._settle(timeout)
+        self._stream.launch(self._at_work, now)
 
     def _arrived(self, lane: _Lane, now: float) -> None:
         row = lane.rows.popleft()
         self._acknowledged.append(row)
         self._held.acknowledged(row.topic, now)
         self._blocks.acknowledged(row, now)
-        if lane.rows:
+        if lane.rows and not self._streams(lane.name, now):
             self._send(lane)
         else:
+            self._stream.waiting += lane.rows
             del self._lanes[lane.name]
+
+    def _settle(self, timeout: float) -> None:
+        """Wait for what is streamed."""
+        settled = self._stream.settle(self._at_work, timeout, self._clock.monotonic())
+        if settled is None:
+            return
+        (rows, failures), now = settled, self._clock.monotonic()
+        self._acknowledged += rows
+        for topic in {row.topic for row in rows}:
+            self._held.acknowledged(topic, now)
+            self._held.streamed(topic)
+        if self._blocks.busy:
+            for row in rows:
+                self._blocks.acknowledged(row, now)
+        if failures:
+            self._distrust(failures, now)
+
+    def _distrust(self, failures: Failures, now: float) -> None:
+        """Begin again from the table, and send these topics' rows one by one: it shows which one is refused, if any."""
+        topics = {row.topic for row, _ in failures}
+        log.info("relay goes on row by row", topics=sorted(topics), error=failures[0][1].reason)
+        self._held.remove([row for row, _ in failures])
+        self._held.remove(self._stream.drop(topics))
+        for topic in topics:
+            self._held.failed(topic, now)
+        self._sweep.topics |= topics
+        self._sweep.begin_again()
 
     def _delete(self) -> None:
         rows = self._acknowledged
         self._queue.delete(rows)
         self._acknowledged = []
         self._held.remove(rows)
-        self._rest(quiet=False)
+        self._sweep.go_on()
 
     # -- what goes wrong
 
     def _hold_back(self, lane: _Lane, error: SendError) -> None:
         """Hold a lane or its topic back. Their rows leave the memory, so that they take no room from the others."""
-        row = lane.rows[0]
+        row, now = lane.rows[0], self._clock.monotonic()
         self._held.remove(self._lanes.pop(lane.name).rows)
         if error.scope == "topic" or not error.permanent:
-            self._held.failed(row.topic)
-        topic = self._blocks.block(row, error, self._clock.monotonic())
+            self._held.failed(row.topic, now)
+        topic = self._blocks.block(row, error, now)
         if topic is not None:
-            self._skip_topics.add(topic)
-            self._skip_lanes = {skipped for skipped in self._skip_lanes if skipped[0] != topic}
+            self._held.failed(topic, now)
+            self._sweep.topics.add(topic)
+            self._sweep.lanes = {lane for lane in self._sweep.lanes if lane[0] != topic}
             self._drop_waiting(topic)
-        if row.topic not in self._skip_topics:
-            self._skip_lanes.add(lane.name)
+        if row.topic not in self._sweep.topics:
+            self._sweep.lanes.add(lane.name)
 
     def _drop_waiting(self, topic: str) -> None:
         """Let go of a topic's rows, but for those that are under way: Kafka may still acknowledge them."""
+        self._held.remove(self._stream.drop({topic}))
         for (of, _), lane in self._lanes.items():
             if of == topic:
                 self._held.remove(islice(lane.rows, 1, None))
@@ -277,9 +313,10 @@ class Relay:
         if error is not None and self._active:
             log.warning("relay is interrupted; it tries again", error=str(error))
         self._active = False
-        self._lanes, self._held, self._acknowledged, self._after = {}, self._new_window(), [], 0
+        self._stream.forget(self._producer)
+        self._lanes, self._held, self._acknowledged = {}, self._new_window(), []
         self._answers.clear()
-        self._rest(quiet=False)
+        self._sweep.begin_again()
 
     def _reconnect(self) -> None:
         if self._producer is not None:

@@ -60,6 +60,15 @@ class Blocks:
         self._look_at: float | None = None
         self._look_due = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is held back, on trial or on record."""
+        return bool(self._topics or self._lanes or self._recorded or self._to_record)
+
+    def knows(self, lane: Lane) -> bool:
+        """Whether a lane is held back or on trial."""
+        return lane in self._lanes
+
     def held_back(self, now: float) -> tuple[set[str], set[Lane]]:
         """The topics and the lanes that must not be read yet."""
         topics = {topic for topic, block in self._topics.items() if block.until > now}

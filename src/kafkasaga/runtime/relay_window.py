@@ -8,17 +8,21 @@ large again, and only topics with less than that small share get into it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
-from kafkasaga.ports import OutboxRow
+from kafkasaga.ports import OutboxRow, payload_bytes
 
 SHARE: Final = 8
 """A topic that has not proven itself gets one part in so many."""
 STALLED: Final = 1.0
 """Seconds without an acknowledgement after which a full window is taken to hang."""
+DISTRUST: Final = 1.0
+"""Seconds after a failure in which a topic is not trusted; doubled each time."""
+DISTRUST_MOST: Final = 600.0
+"""Seconds in the end."""
 
 
 @dataclass(slots=True)
@@ -28,6 +32,8 @@ class _Topic:
     rows: int = 0
     size: int = 0
     proven: bool = False
+    distrust: float = 0.0
+    trusted_from: float = 0.0
 
 
 class Window:
@@ -36,16 +42,16 @@ class Window:
     def __init__(self, rows: int, size: int) -> None:
         self._most: Final = (rows, size)
         self._share: Final = (max(1, rows // SHARE), max(1, size // SHARE))
-        self._sizes: dict[UUID, int] = {}
+        self._held: set[bytes] = set()
         self._size = 0
         self._topics: dict[str, _Topic] = {}
         self._moved = 0.0
         self._stalled = False
 
     @property
-    def rows(self) -> Mapping[UUID, int]:
-        """The message ids, with the sizes of their rows."""
-        return self._sizes
+    def rows(self) -> set[bytes]:
+        """The message ids."""
+        return self._held
 
     def room(self, now: float) -> tuple[int, int] | None:
         """How many rows and bytes may be read; None if it is not worth a read."""
@@ -60,40 +66,61 @@ class Window:
         """The topics that have their share."""
         return {name for name, topic in self._topics.items() if not topic.proven and self._is_large(topic)}
 
+    def trusts(self, name: str, now: float) -> bool:
+        """Whether rows of a topic may be streamed."""
+        topic = self._topics.get(name)
+        return topic is not None and topic.proven and topic.trusted_from <= now
+
+    def add_all(self, rows: Sequence[OutboxRow], now: float) -> None:
+        """Take rows of proven topics in."""
+        self._held.update([row.id for row in rows])
+        self._moved = now
+        self._count(rows, 1)
+
     def add(self, row: OutboxRow, now: float) -> bool:
         """Take a row in; True if its topic now has its share, and no more of it should come."""
-        size = row.size
-        self._sizes[row.message_id] = size
-        self._size += size
+        self._held.add(row.id)
         self._moved = now
-        topic = self._topics.get(row.topic) or self._topics.setdefault(row.topic, _Topic())
-        topic.rows += 1
-        topic.size += size
+        self._count((row,), 1)
+        topic = self._topics[row.topic]
         return not topic.proven and self._is_large(topic)
 
     def remove(self, rows: Iterable[OutboxRow]) -> None:
         """Rows that were deleted, or that go back to waiting in the table."""
+        gone = [row for row in rows if row.id in self._held]
+        self._held.difference_update([row.id for row in gone])
+        self._count(gone, -1)
+
+    def _count(self, rows: Iterable[OutboxRow], sign: int) -> None:
+        groups = defaultdict[str, list[OutboxRow]](list)
         for row in rows:
-            size = self._sizes.pop(row.message_id, None)
-            if size is None:
-                continue
-            self._size -= size
-            topic = self._topics[row.topic]
-            topic.rows -= 1
-            topic.size -= size
+            groups[row.topic].append(row)
+        for name, group in groups.items():
+            topic = self._topics.get(name) or self._topics.setdefault(name, _Topic())
+            size = sign * payload_bytes(group)
+            topic.rows += sign * len(group)
+            topic.size += size
+            self._size += size
 
     def acknowledged(self, topic: str, now: float) -> None:
         """Something arrived there."""
         self._topics.setdefault(topic, _Topic()).proven = True
         self._moved, self._stalled = now, False
 
-    def failed(self, topic: str) -> None:
+    def failed(self, name: str, now: float) -> None:
         """Something did not."""
-        self._topics.setdefault(topic, _Topic()).proven = False
+        topic = self._topics.setdefault(name, _Topic())
+        if topic.trusted_from <= now:  # not one of the many that fail together
+            topic.distrust = min(max(2 * topic.distrust, DISTRUST), DISTRUST_MOST)
+        topic.proven, topic.trusted_from = False, now + topic.distrust
+
+    def streamed(self, name: str) -> None:
+        """A stream of its rows arrived: it is trusted as if it had never failed."""
+        self._topics[name].distrust = 0.0
 
     def _left(self, times: float) -> tuple[int, int]:
         rows, size = self._most
-        return int(rows * times) - len(self._sizes), int(size * times) - self._size
+        return int(rows * times) - len(self._held), int(size * times) - self._size
 
     def _worth(self, rows: int, size: int) -> bool:
         return rows >= max(1, self._most[0] // 4) and size >= max(1, self._most[1] // 4)

@@ -73,7 +73,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         # Where both lists contain a row's values, they are those of one pair: only a restored database has used a
         # position again, and then the id is in neither. A join with pairs takes twice as long.
         positions = f"{{{','.join([str(row.position) for row in rows])}}}"
-        ids = f"{{{','.join([row.message_id.hex for row in rows])}}}"
+        ids = f"{{{','.join([row.id.hex() for row in rows])}}}"
         connection.exec_driver_sql(self._delete, (positions, ids))
 
     @property

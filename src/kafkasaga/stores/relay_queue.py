@@ -20,7 +20,7 @@ from kafkasaga.stores.schema import Tables
 
 _HIGHEST: Final = 2**63 - 1
 
-_COLUMNS: Final = "id, message_id, topic, key, payload, headers"
+_COLUMNS: Final = "id, {message_id}, topic, key, payload, headers"
 _LENGTH: Final = "id, length(payload) AS length"
 _SUMS: Final = """SELECT id, coalesce(sum(length) OVER preceding, 0) AS before FROM ({lengths}) AS each
 WINDOW preceding AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
@@ -40,6 +40,7 @@ class OutboxReader:
         outbox, block = sql.tables.outbox, sql.tables.outbox_block
         self._bucket, self._fetch = bucket, fetch
         self._mark = "%s" if sql.postgresql else "?"
+        self._columns = _COLUMNS.format(message_id="uuid_send(message_id)" if sql.postgresql else "message_id")
         self._table = sql.name("outbox")
         self._last = select(func.max(outbox.c.id)).where(outbox.c.bucket == bucket)
         # The id alone may be another message's by now, if the database was restored (A33).
@@ -67,11 +68,11 @@ class OutboxReader:
         wanted, values = self._wanted(skip)
         values = [after, _HIGHEST if upto is None else upto, self._bucket, *values]
         if size is None:
-            query, values = self._page(_COLUMNS, wanted), [*values, limit]
+            query, values = self._page(self._columns, wanted), [*values, limit]
         else:
             sums = _SUMS.format(lengths=self._page(_LENGTH, wanted))
             end = f"SELECT max(id) FROM ({sums}) AS sums WHERE before < {self._mark}"  # noqa: S608 (our own text)
-            query = self._page(_COLUMNS, f"{wanted} AND id <= ({end})")
+            query = self._page(self._columns, f"{wanted} AND id <= ({end})")
             values = [*values, *values, limit, size, limit]
         return [
             _row(OutboxRow, (id, message_id, topic, key, payload, headers_from_text(headers)))
@@ -129,7 +130,7 @@ class SqlRelayQueue:
         self._reader = OutboxReader(sql, bucket, self._execute)
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Execute a query that is written for the driver; what it returns, with ids as UUIDs."""
+        """Execute a query that is written for the driver; what it returns, with ids as bytes."""
         raise NotImplementedError
 
     def _remove(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:

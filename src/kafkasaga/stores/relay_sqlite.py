@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
@@ -44,7 +43,7 @@ class SqliteRelayQueue(SqlRelayQueue):
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         rows = connection.exec_driver_sql(query, tuple(values))
-        return [(id, UUID(message_id), *rest) for id, message_id, *rest in rows]
+        return [(id, bytes.fromhex(message_id), *rest) for id, message_id, *rest in rows]
 
     @property
     def active(self) -> bool:

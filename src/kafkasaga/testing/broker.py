@@ -8,13 +8,14 @@ librdkafka; what is claimed of Kafka is tested on Kafka.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from zlib import crc32
 
 from kafkasaga.errors import BrokerUnavailable
 from kafkasaga.messages import Record
-from kafkasaga.ports import Assigned, Revoked, SendDone, SendError, TopicPartition
+from kafkasaga.ports import Assigned, Failures, OutboxRow, Revoked, SendDone, SendError, TopicPartition
 
 Reject = Callable[[str, str, bytes | None], SendError | None]
 
@@ -193,6 +194,8 @@ class MemoryProducer:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._waiting: deque[tuple[str, str, bytes | None, Mapping[str, str], SendDone]] = deque()
+        self._streaming: set[_Streamed] = set()
+        self._failures: list[tuple[OutboxRow, SendError]] = []
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
         self._waiting.append((topic, key, value, headers, done))
@@ -202,12 +205,54 @@ class MemoryProducer:
             if self._broker.down:
                 return
             topic, key, value, headers, done = self._waiting.popleft()
+            if isinstance(done, _Streamed) and self._failures:
+                done(_BEHIND)
+                continue
             error = self._broker.reject(topic, key, value) if self._broker.reject is not None else None
             if error is None:
                 self._broker.append(topic, key.encode(), value, {n: text.encode() for n, text in headers.items()})
             done(error)
 
+    def stream(self, rows: Sequence[OutboxRow]) -> None:
+        for row in rows:
+            done = _Streamed(row, self._streaming, self._failures)
+            self._streaming.add(done)
+            self.send(row.topic, row.key, row.payload, row.headers, done)
+
+    def streamed(self, timeout: float) -> Failures | None:
+        if self._streaming:
+            self.poll(timeout)
+        return None if self._streaming else self._take_failures()
+
+    def give_up(self) -> Failures:
+        self._waiting = deque(waiting for waiting in self._waiting if not isinstance(waiting[-1], _Streamed))
+        for done in sorted(self._streaming, key=lambda done: done.row.position):
+            done(_BEHIND)
+        return self._take_failures()
+
     def close(self, timeout: float) -> None:
         if timeout:
             self.poll(timeout)
         self._waiting.clear()
+
+    def _take_failures(self) -> Failures:
+        failures = self._failures.copy()
+        self._failures.clear()
+        return failures
+
+
+_BEHIND: Final = SendError("the stream ended before it", permanent=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Streamed:
+    """A row that is streamed: it notes its own failure."""
+
+    row: OutboxRow
+    streaming: set[_Streamed]
+    failures: list[tuple[OutboxRow, SendError]]
+
+    def __call__(self, error: SendError | None) -> None:
+        self.streaming.discard(self)
+        if error is not None:
+            self.failures.append((self.row, error))

@@ -18,6 +18,7 @@ from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.ports import OutboxRow, RelayQueue, SendError
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.relay_blocks import LOOK_FOR_ABSENT, MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
+from kafkasaga.runtime.relay_stream import PATIENCE
 from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
 from tests.unit.runtime.kit import Node, VirtualClock, until
 
@@ -60,7 +61,8 @@ class Producer(MemoryProducer):
 
     @property
     def under_way(self) -> list[tuple[str, str]]:
-        return [(topic, key) for topic, key, *_ in self._waiting]
+        """One by one."""
+        return [(topic, key) for topic, key, *_, done in self._waiting if done not in self._streaming]
 
 
 def test_rows_are_published_in_order_and_deleted(node: Node, broker: MemoryBroker) -> None:
@@ -72,7 +74,7 @@ def test_rows_are_published_in_order_and_deleted(node: Node, broker: MemoryBroke
     assert node.count("outbox") == 0
 
 
-def test_i04_at_most_one_row_of_a_lane_is_unacknowledged(node: Node, broker: MemoryBroker) -> None:
+def test_i04_of_what_is_sent_at_most_one_row_of_a_lane_is_unacknowledged(node: Node, broker: MemoryBroker) -> None:
     producers: list[Producer] = []
 
     def connect() -> Producer:
@@ -80,12 +82,148 @@ def test_i04_at_most_one_row_of_a_lane_is_unacknowledged(node: Node, broker: Mem
         return producers[0]
 
     relay = Relay(node.store.relay_queue(), connect, node.clock, poll_interval=0.001)
+    broker.reject = lambda topic, key, value: TIMED_OUT if value == b"never" else None
+    put(node, "t", "k0", "never")
+    put(node, "u", "k0", "never")
+    relay.step()  # both topics fail: they are not trusted for a while
+    node.clock.sleep(RETRY_PASSING / 2)
     for n in range(20):
-        put(node, "t", f"k{n % 2}", str(n))
-        put(node, "u", "k0", str(n))
+        put(node, "t", f"k{1 + n % 2}", str(n))
+        put(node, "u", "k1", str(n))
     relay.step()  # `poll` served what had been sent; what follows each of them is under way now
     lanes = producers[0].under_way
-    assert sorted(lanes) == [("t", "k0"), ("t", "k1"), ("u", "k0")]
+    assert sorted(lanes) == [("t", "k1"), ("t", "k2"), ("u", "k1")]
+    assert not producers[0]._streaming
+
+
+def trust(node: Node, *topics: str) -> None:
+    """Have the node's relay publish a row of each."""
+    for topic in topics:
+        put(node, topic, "first", "first")
+    node.publish()
+
+
+def test_rows_of_one_key_leave_together_while_all_goes_well(node: Node, broker: MemoryBroker) -> None:
+    trust(node, "t")
+    for n in range(500):
+        put(node, "t", "hot", str(n))
+    node.relay.step()
+    assert sent(broker, "t", "hot") == [str(n) for n in range(500)]
+    assert node.count("outbox") == 0
+
+
+def test_a09_a_row_that_is_refused_in_a_stream_blocks_its_lane_only(node: Node, broker: MemoryBroker) -> None:
+    trust(node, "t")
+    broker.reject = lambda topic, key, value: TOO_LARGE if value == b"big" else None
+    for n in range(30):
+        put(node, "t", f"k{n % 3}", str(n))
+    big = put(node, "t", "k0", "big")
+    for n in range(30, 60):
+        put(node, "t", f"k{n % 3}", str(n))
+    until(lambda: node.count("outbox") == 11, node.relay.step)
+    assert sent(broker, "t", "k0") == [str(n) for n in range(0, 30, 3)]
+    assert sent(broker, "t", "k1") == [str(n) for n in range(1, 60, 3)]
+    assert node.store.relay_queue().blocked() == {big: "too large"}
+    node.clock.sleep(RETRY_BLOCKED)
+    for n in range(60, 90):
+        put(node, "t", f"k{n % 3}", str(n))
+    until(lambda: node.count("outbox") == 21, node.relay.step)
+    assert sent(broker, "t", "k2") == [str(n) for n in range(2, 90, 3)]
+
+
+def test_a_stream_that_failed_makes_its_topics_wait_longer_and_longer_for_the_next(
+    node: Node, broker: MemoryBroker
+) -> None:
+    trust(node, "t")
+    times: list[float] = []
+
+    class Flaky(MemoryProducer):
+        """Every stream ends before its first row."""
+
+        works = False
+
+        def stream(self, rows: Sequence[OutboxRow]) -> None:
+            times.append(node.clock.monotonic())
+            if self.works:
+                super().stream(rows)
+            else:
+                self._failures += [(row, TIMED_OUT) for row in rows]
+
+    node.relay._producer = producer = Flaky(broker)
+    n = 0
+
+    def step() -> None:
+        nonlocal n
+        put(node, "t", "k", str(n))
+        n += 1
+        node.relay.step()
+        node.clock.sleep(0.5)
+
+    for _ in range(100):
+        step()
+    pauses = [after - before for before, after in pairwise(times)]
+    assert 3 < len(pauses) < 7
+    assert pauses == sorted(pauses)
+    producer.works = True
+    until(lambda: node.count("outbox") == 0, node.relay.step)
+    assert sent(broker, "t", "k") == [str(each) for each in range(n)]
+
+
+def test_a_stream_without_an_answer_is_given_up_and_others_go_on(node: Node, broker: MemoryBroker) -> None:
+    """Its topic is silent, as one that was deleted is for a while."""
+
+    class Silent(MemoryProducer):
+        def send(self, topic: str, *args: Any) -> None:
+            if topic != "silent" or not sent(broker, "silent"):
+                super().send(topic, *args)
+
+    relay = Relay(node.store.relay_queue(), lambda: Silent(broker), node.clock, poll_interval=0.001)
+    for topic in ("silent", "alive"):
+        put(node, topic, "k", "0")
+    until(lambda: node.count("outbox") == 0, relay.step)
+    put(node, "silent", "k", "1")
+    relay.step()
+    put(node, "alive", "k", "1")
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.1)
+
+    until(lambda: sent(broker, "alive") == ["0", "1"], step, rounds=10 * (int(PATIENCE) + 1))
+
+
+def test_i04_what_is_streamed_is_not_followed_by_what_is_sent(node: Node, broker: MemoryBroker) -> None:
+    """The topic loses its trust while a stream of its rows is under way: what comes later waits in the table."""
+    trust(node, "t")
+    broker.down = True
+    put(node, "t", "k", "1")
+    node.relay.step()
+    node.relay._held.failed("t", node.clock.monotonic())
+    put(node, "t", "k", "2")
+    node.relay.step()
+    producer = node.relay._producer
+    assert isinstance(producer, MemoryProducer)
+    assert [(key, value) for _, key, value, *_ in producer._waiting] == [("k", b"1")]
+    broker.down = False
+    until(lambda: node.count("outbox") == 0, node.relay.step)
+    assert sent(broker, "t", "k") == ["1", "2"]
+
+
+def test_i04_what_is_sent_is_not_followed_by_what_is_streamed(node: Node, broker: MemoryBroker) -> None:
+    """The topic is trusted while a row of the lane is on its way by itself: what comes later waits for its answer."""
+    broker.down = True
+    put(node, "t", "k", "1")
+    node.relay.step()
+    node.relay._held.acknowledged("t", node.clock.monotonic())
+    put(node, "t", "k", "2")
+    node.clock.sleep(1)
+    node.relay.step()
+    producer = node.relay._producer
+    assert isinstance(producer, MemoryProducer)
+    assert [(key, value) for _, key, value, *_ in producer._waiting] == [("k", b"1")]
+    broker.down = False
+    until(lambda: node.count("outbox") == 0, node.relay.step)
+    assert sent(broker, "t", "k") == ["1", "2"]
 
 
 def test_i02_a_row_is_deleted_only_when_it_was_acknowledged(node: Node, broker: MemoryBroker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 import pytest
@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, insert
 from sqlalchemy.orm import Session
 
 from kafkasaga import Outbox, Service
-from kafkasaga.ports import SendDone
+from kafkasaga.ports import Failures, OutboxRow, SendDone
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import Node, Reserve, VirtualClock
 
@@ -33,6 +33,15 @@ class Slow:
             waiting, self.waiting = self.waiting, []
             for done in waiting:
                 done(None)
+
+    def stream(self, rows: Sequence[OutboxRow]) -> None:
+        self.keys += [row.key for row in rows]
+
+    def streamed(self, timeout: float) -> Failures | None:
+        return [] if self.acknowledges else None
+
+    def give_up(self) -> Failures:
+        return []
 
     def close(self, timeout: float) -> None:
         self.waiting.clear()

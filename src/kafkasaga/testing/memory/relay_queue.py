@@ -75,7 +75,7 @@ class MemoryRelayQueue:
             self._still_mine()
             for row in rows:
                 stored = self._tables.outbox.get(row.position)
-                if stored is not None and stored.message_id == row.message_id:
+                if stored is not None and stored.id == row.id:
                     del self._tables.outbox[row.position]
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:

@@ -65,7 +65,7 @@ def outbox_row(position: int, envelope: Envelope) -> OutboxRow:
     """An envelope as it lies in the outbox."""
     return OutboxRow(
         position=position,
-        message_id=envelope.id,
+        id=envelope.id.bytes,
         topic=envelope.topic,
         key=envelope.key,
         payload=envelope.payload,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 from zlib import crc32
 
 from kafkasaga.errors import BrokerUnavailable
 from kafkasaga.messages import Operation, Record, read_attributes
-from kafkasaga.ports import SendDone, SendError, TopicPartition
+from kafkasaga.ports import Failures, OutboxRow, SendDone, SendError, TopicPartition
 from kafkasaga.runtime.retention import AWAY
 from kafkasaga.testing.broker import MemoryBroker, MemoryConsumer
 from kafkasaga.testing.simulator.chance import Fault
@@ -161,6 +162,20 @@ class WorldConsumer(MemoryConsumer):
             self._world.wake(self._strand)
 
 
+@dataclass
+class _Flow:
+    """A stream: the rows that are not written yet, in order."""
+
+    rows: list[OutboxRow]
+    known: bool = False
+    failures: list[tuple[OutboxRow, SendError]] = field(default_factory=list[tuple[OutboxRow, SendError]])
+
+    def end(self, reason: str) -> None:
+        """Nothing more of it is written."""
+        self.failures += [(row, SendError(reason, permanent=False)) for row in self.rows]
+        self.rows = []
+
+
 class WorldProducer:
     """A producer (``ports.Producer``): a message is written some time after it was sent, acknowledged still later."""
 
@@ -171,6 +186,7 @@ class WorldProducer:
         self._rejected: set[str] = set()
         self._closed = False
         self._strand = broker.world.current
+        self._flow = _Flow([])
 
     def send(self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str], done: SendDone) -> None:
         self._process.point("before produce", waits=False)
@@ -195,6 +211,60 @@ class WorldProducer:
 
     def close(self, timeout: float) -> None:  # noqa: ARG002 (the port names it)
         self._closed = True
+
+    def stream(self, rows: Sequence[OutboxRow]) -> None:
+        self._process.point("before produce", waits=False)
+        self._flow = _Flow(list(rows))
+        self._schedule(self._flow)
+
+    def streamed(self, timeout: float) -> Failures | None:
+        self._strand = self._world.current
+        if not self._flow.known and timeout > 0:
+            self._world.idle(timeout)
+        return self._flow.failures if self._flow.known else None
+
+    def give_up(self) -> Failures:
+        flow, self._flow = self._flow, _Flow([])
+        flow.end("given up")
+        return flow.failures
+
+    def _schedule(self, flow: _Flow) -> None:
+        """Write the next row of a stream some time later: one behind the other, so that none overtakes."""
+        if not flow.rows:
+            self._settle(flow)
+            return
+        row = flow.rows[0]
+        name = self._process.place(f"stream {row.topic} {row.key}")
+        self._world.at(self._world.time + self._world.chance.latency(name), lambda: self._write_next(name, flow))
+
+    def _write_next(self, name: str, flow: _Flow) -> None:
+        world, chance = self._world, self._world.chance
+        if not flow.rows or ((self._closed or not self._process.alive) and chance.number(f"in flight {name}") & 1):
+            return  # given up, or still in the producer's memory
+        if (held := max(self._process.held(), self._broker.down_until)) > world.time:
+            world.at(held + 0.001, lambda: self._write_next(name, flow))
+            return
+        row = flow.rows[0]
+        if chance.strikes(Fault.REJECTION, name, "produce"):
+            self._process.note(f"{row.topic} is refused by the broker")
+            flow.end("the simulated broker refuses this record")
+            self._settle(flow)
+            return
+        self._broker.write(self._process.service, row.topic, row.key, row.payload, row.headers)
+        if chance.strikes(Fault.LOST_ACKNOWLEDGEMENT, name, "produce"):
+            flow.end("the acknowledgement was lost")
+            self._settle(flow)
+            return
+        del flow.rows[0]
+        self._schedule(flow)
+
+    def _settle(self, flow: _Flow) -> None:
+        def known() -> None:
+            flow.known = True
+            if self._strand is not None:
+                self._world.wake(self._strand)
+
+        self._world.at(self._world.time + self._world.chance.latency(self._process.place("streamed")), known)
 
     def _write(  # noqa: PLR0913, PLR0917 (one record, and whom to tell)
         self,
