@@ -99,7 +99,7 @@ BUGS = {
         HandlerTurn,
         "_without_handler",
         (("if known is not None:", "if known is not None and known.outcome is not Outcome.SUPERSEDED:"),),
-        ("I9 ",),
+        ("I9 ", "I8 "),  # what it does stays for ever
     ),
     "i09-empty-compensation-is-carried-out": Bug(
         HandlerTurn, "_without_handler", (("and self._nothing_to_undo(key, context.failures)", "and False"),), ("I9 ",)

@@ -74,7 +74,7 @@ def test_a_row_that_came_twice_instead_of_another_is_seen(machine: Machine, star
 
 def test_rows_out_of_order_are_seen_or_counted(machine: Machine, starts: Starts) -> None:
     publish(machine, [2 * KEYS, 2 * KEYS + 1, *range(2 * KEYS)])
-    with pytest.raises(WrongResult, match="account-[01]: 0 came after 2"):  # whose partition is read first
+    with pytest.raises(WrongResult, match=r"account-[01]: 0 came after 2"):  # whose partition is read first
         check_relayed(machine, starts, ROWS)
     assert check_relayed(machine, starts, ROWS, in_order=False) == 4
 

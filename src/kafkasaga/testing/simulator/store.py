@@ -224,6 +224,9 @@ class WorldUnitOfWork:
     def claim_parked(self, now: datetime) -> Parked | None:
         return self._inner.claim_parked(now)
 
+    def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
+        return self._inner.parked_ids(topic, keys)
+
     def unpark(self, id: int) -> None:
         self._done.wrote = True
         self._inner.unpark(id)
