@@ -154,6 +154,32 @@ def test_what_is_given_up_is_told_of_and_the_next_stream_works(private_kafka: Ka
         assert outcome(producer) == []
 
 
+def test_i02_what_a_dropped_client_has_not_answered_for_was_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the process stands still while librdkafka gives back what it was told to drop."""
+    monkeypatch.setattr("kafkasaga.kafka.sending.PURGE_SECONDS", 0.0)
+    with producing(Broker("127.0.0.1:1")) as producer:
+        producer.stream([row(n, "topic", f"key {n}", number(n)) for n in range(5)])
+        assert producer.streamed(0.1) is None
+        assert sorted(failure.position for failure, _ in producer.give_up()) == list(range(5))
+
+
+@pytest.mark.kafka
+def test_what_does_not_fit_into_the_clients_queue_waits_for_room(apache: Broker) -> None:
+    topic = apache.topic(1)
+    with producing(apache.having(queue_buffering_max_messages=10)) as producer:
+        producer.stream([row(n, topic, f"key {n % 3}", number(n)) for n in range(100)])
+        assert outcome(producer) == []
+    for key in range(3):
+        assert values(apache, topic, 100, f"key {key}") == list(range(key, 100, 3))
+
+
+def test_what_never_finds_room_can_be_given_up() -> None:
+    with producing(Broker("127.0.0.1:1").having(queue_buffering_max_messages=2)) as producer:
+        producer.stream([row(n, "topic", f"key {n}", number(n)) for n in range(5)])
+        assert producer.streamed(0.1) is None
+        assert sorted(failure.position for failure, _ in producer.give_up()) == list(range(5))
+
+
 @pytest.mark.kafka
 def test_small_messages_that_make_a_batch_too_large_for_their_topic_arrive(apache: Broker) -> None:
     topic = narrow_topic(apache)

@@ -40,6 +40,8 @@ class Sending:
         self._link = Link(config, "producer")
         self._silence = Silence(self._link)
         self._producer = self._open()
+        self.unanswered = False
+        """Whether a client was dropped that had not answered for all it held, since this was last set to False."""
 
     def __len__(self) -> int:
         """How many messages are under way."""
@@ -60,8 +62,7 @@ class Sending:
                 self.produce(topic, value, key, on_delivery=answer, headers=headers)
             except BufferError:
                 if len(self._producer) == 0:
-                    text = f"{topic}: larger than the whole queue; raise queue.buffering.max.kbytes"
-                    return SendError(text, permanent=True)
+                    return too_large(topic)
                 self.poll(FULL_WAIT_SECONDS)
             except KafkaException as error:
                 return self.error(code_of(error), topic)
@@ -127,12 +128,18 @@ class Sending:
         self._link.probe(self._producer)
 
     def drop(self) -> None:
-        """Have everything that is still held answered as not delivered."""
+        """Have everything that is still held answered as not delivered; ``unanswered`` tells whether all of it was."""
         if len(self._producer):
             self._producer.purge()
         deadline = time.monotonic() + PURGE_SECONDS
         while len(self._producer) and time.monotonic() < deadline:
             self.poll(FULL_WAIT_SECONDS)
+        self.unanswered |= len(self._producer) > 0
 
     def _open(self) -> Producer:
         return self._link.open(Producer, dict(self._settings))
+
+
+def too_large(topic: str) -> SendError:
+    """Of a message for which librdkafka has no room though it holds nothing."""
+    return SendError(f"{topic}: larger than the whole queue; raise queue.buffering.max.kbytes", permanent=True)

@@ -14,7 +14,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from kafkasaga.kafka.config import KafkaConfig
-from kafkasaga.kafka.sending import Sending
+from kafkasaga.kafka.link import code_of
+from kafkasaga.kafka.sending import Sending, too_large
 from kafkasaga.ports import Failures, OutboxRow, SendError
 
 MOST_KNOWN: Final = 50_000
@@ -40,6 +41,8 @@ class KafkaStream:
         self._known: set[Lane] = set()
         self._known_until = 0.0
         self._first: set[Lane] = set()
+        self._sent: list[OutboxRow] = []
+        """Since the last answer."""
         self._later: list[OutboxRow] = []
         self._failures: list[tuple[OutboxRow, SendError]] = []
         self._broken: dict[Lane, str] = {}
@@ -50,6 +53,7 @@ class KafkaStream:
         """Queue rows in order."""
         if time.monotonic() > self._known_until or len(self._known) > MOST_KNOWN:
             self._known, self._known_until = set(), time.monotonic() + KNOWN_SECONDS
+        self._sent += rows
         self._send(rows)
 
     def wait(self, timeout: float) -> Failures | None:
@@ -79,7 +83,7 @@ class KafkaStream:
         produce, failed, broken, known, first = (
             self._sending.produce, self._failed, self._broken, self._known, self._first,
         )  # fmt: skip
-        for row in rows:
+        for at, row in enumerate(rows):
             _, _, topic, key, payload, headers = row
             lane = topic, key
             if broken and lane in broken:
@@ -92,8 +96,13 @@ class KafkaStream:
                 first.add(lane)
             try:
                 produce(topic, payload, key, on_delivery=partial(failed, row), headers=headers)
-            except (BufferError, KafkaException):
-                self._send_slowly(row)
+            except BufferError:
+                if len(self._sending):
+                    self._later += rows[at:]  # when there is room again
+                    return
+                self._fail(row, too_large(topic))
+            except KafkaException as error:
+                self._fail(row, self._sending.error(code_of(error), topic))
 
     def _go_on(self) -> None:
         """Everything has arrived; what waited for that follows."""
@@ -107,11 +116,6 @@ class KafkaStream:
         if len(self._sending):
             self._sending.poll(timeout)
         return len(self._sending)
-
-    def _send_slowly(self, row: OutboxRow) -> None:
-        error = self._sending.send(row.topic, row.key, row.payload, row.headers, partial(self._failed, row))
-        if error is not None:
-            self._fail(row, error)
 
     def _failed(self, row: OutboxRow, error: KafkaError | None, _: Message[Any, Any]) -> None:
         if error is not None:
@@ -132,8 +136,18 @@ class KafkaStream:
             self._known |= self._first - self._broken.keys()
         for row in self._later:
             self._fail(row, SendError(f"{row.topic}: the stream ended before it", permanent=False))
+        self._fail_what_is_unknown()
         failures, self._failures = self._failures, []
-        self._later, self._ended = [], False
+        self._sent, self._later, self._ended = [], [], False
         self._first.clear()
         self._broken.clear()
         return failures
+
+    def _fail_what_is_unknown(self) -> None:
+        """Nothing heard of a message means that it arrived only where its client has answered for all (I2)."""
+        if self._sending.unanswered:
+            known = {row.id for row, _ in self._failures}
+            for row in self._sent:
+                if row.id not in known:
+                    self._fail(row, SendError(f"{row.topic}: nobody knows whether it arrived", permanent=False))
+            self._sending.unanswered = False

@@ -232,8 +232,12 @@ def _text(value: bytes) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
-_word = lru_cache(maxsize=256)(_text)
-"""The text of a header whose value comes again and again, unlike that of an id."""
+_remembered = lru_cache(maxsize=256)(_text)
+
+
+def _word(value: bytes) -> str:
+    """The text of a header whose value comes again and again, unlike that of an id. Long ones are not remembered."""
+    return _remembered(value) if len(value) <= LONGEST_NAME else _text(value)
 
 
 def _unquoted(text: str) -> str:
