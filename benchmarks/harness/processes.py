@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.support.process import Guard
@@ -65,6 +65,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with suppress(ProcessLookupError):  # its workers, if it has any, are of its session
+            os.killpg(self.pid, signal.SIGKILL)
         Guard.get().tell("forget", self.pid)
         self._file.close()
 
