@@ -35,6 +35,7 @@ RUNS_DATA = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloud
 RUNS_TEXT = {"eval", "exec", "compile", "__import__", "import_module", "locate", "import_string"}
 """Functions that run, or import, what a text says."""
 IMPORTS_BY_NAME = {
+    "__init__.py": "our own modules, from a table of the public names",
     "cli/options.py": "the service that an operator names on the command line",
     "testing/simulator/__main__.py": "the saga that a developer names on the command line",
     "testing/simulator/fibers.py": "greenlet, if it is there",
