@@ -135,6 +135,7 @@ def test_ends_are_behind_the_last_record(broker: Broker) -> None:
     topic = broker.topic(2)
     fill(broker, topic, [b"1", b"2", b"3"])
     with Member(broker, unique("group"), [topic]) as member:
+        member.joined()  # a client that is closed in the middle of its first assignment may never come back
         ends = member.consumer.ends([topic])
     assert set(ends) == {TopicPartition(topic, 0), TopicPartition(topic, 1)}
     assert sorted(ends.values()) == [0, 3]
