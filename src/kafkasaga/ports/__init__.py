@@ -12,6 +12,7 @@ from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip
 from kafkasaga.ports.store import Store, UnitOfWork
 from kafkasaga.ports.values import (
     LONGEST_LANE,
+    UNMATCHED,
     BarrierEntry,
     BarrierKey,
     InboxKey,
@@ -32,6 +33,7 @@ from kafkasaga.ports.values import (
 __all__ = [
     "LONGEST_LANE",
     "SKIP_NOTHING",
+    "UNMATCHED",
     "Assigned",
     "BarrierEntry",
     "BarrierKey",

@@ -120,6 +120,10 @@ LONGEST_LANE: Final = 1000
 a lane, which may make one wait for another, but never lets one overtake."""
 
 
+UNMATCHED: Final = ":unmatched"
+"""Ends the name of the consumer under which a message that belongs to no saga is parked."""
+
+
 class ParkedKey(NamedTuple):
     """A lane of order within a consumer: a parked message holds back the later ones of its lane (invariant I4)."""
 
@@ -133,7 +137,7 @@ class ParkedStatus(StrEnum):
 
     WAITING = "waiting"
     DEAD = "dead"
-    """Not tried any more; its lane waits for a person."""
+    """Not tried any more; its lane waits for a person, unless it belongs to no saga: the next one may."""
     DEAD_LETTER = "dead-letter"
     """Not tried any more, and kept to be seen; its lane goes on without it."""
 
@@ -158,6 +162,12 @@ class Parked:
     """What a saga asks for by it, if it is a command."""
     id: int = 0
     """Given by the store; orders the messages of a lane."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what comes behind it in its lane waits for it."""
+        passed_over = self.status is ParkedStatus.DEAD and self.consumer.endswith(UNMATCHED)
+        return self.status is not ParkedStatus.DEAD_LETTER and not passed_over
 
 
 @dataclass(frozen=True, slots=True)

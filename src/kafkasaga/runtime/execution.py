@@ -83,13 +83,20 @@ class Execution:
         self._happened = sagas.happened
         if outgoing:
             uow.add_outbox(published.kept(outgoing))
-        # A reply without headers is offered to every saga that knows its type; one of them is enough.
-        return [(task, error) for task, error in unmatched if id(task.record) not in taken]
+        return [(task, error) for task, error in unmatched if id(task.record) not in taken or not is_offered(task)]
 
     def committed(self) -> None:
         """The transaction of the last run is committed: log what happened in it."""
         tell(self._happened)
         self._happened = ()
+
+
+def is_offered(task: Task) -> bool:
+    """Whether it is a reply without headers, offered to every saga that knows its type: one of them is enough.
+
+    An event is for each saga that awaits it, and one that has not begun may yet. What names its saga is for that one.
+    """
+    return isinstance(task.route, SagaRoute) and not task.route.is_event and task.attributes.saga is None
 
 
 def _unwatched(_: Task) -> None:

@@ -158,12 +158,12 @@ class SagaTurn:
             route = task.route
             if not isinstance(route, SagaRoute):
                 continue
-            context = self._context(task, route)
+            context = route.context(task.attributes)
             if context is not None:
                 found[id(task)] = _Target(context.saga_id, context)
             elif route.starts:
                 found[id(task)] = _Target(saga_id(route.saga, _key(task)))
-            elif task.attributes.saga is None or self._is_event(task, route):
+            elif task.attributes.saga is None or route.is_event:
                 by_key.setdefault((route.saga, _key(task)), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():
@@ -171,15 +171,6 @@ class SagaTurn:
             target = _Target(current.get(key) or saga_id(*key))
             found |= {id(task): target for task in waiting}
         return found
-
-    def _context(self, task: Task, route: SagaRoute) -> SagaContext | None:
-        """The saga attributes of a message, unless they are about another saga: then it is but an event to this one."""
-        context = task.attributes.saga
-        return None if context is not None and context.saga not in ("", route.saga) else context
-
-    def _is_event(self, task: Task, route: SagaRoute) -> bool:
-        definition = self._definitions[route.saga, self._newest[route.saga]]
-        return task.attributes.type in definition.awaited_events
 
     def _load(self, ids: Collection[UUID]) -> None:
         missing = [id for id in ids if id not in self._changing]

@@ -9,17 +9,13 @@ from typing import Final
 
 import structlog
 
-from kafkasaga.ports import Parked, ParkedStatus
+from kafkasaga.ports import UNMATCHED, Parked, ParkedStatus
 from kafkasaga.runtime.orchestrator import Unmatched
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
 from kafkasaga.saga.functions import whose
 from kafkasaga.saga.policy import Retry
 
 log = structlog.get_logger("kafkasaga.consumer")
-
-UNMATCHED: Final = ":unmatched"
-"""Ends the name of the consumer under which a message that belongs to no saga is parked."""
-
 
 DEATHS: Final = 3
 """So many attempts in a row that ended the process, and a message is not tried any more."""
@@ -65,7 +61,9 @@ class Parking:
         An answer names its saga, which was committed before the command could be sent: if it is unknown, it is not
         ours. A message that is found by its key may have overtaken the one that starts its saga (A6): it is retried.
         """
-        status = ParkedStatus.WAITING if task.attributes.saga is None else ParkedStatus.DEAD
+        assert isinstance(task.route, SagaRoute)
+        by_key = task.route.context(task.attributes) is None
+        status = ParkedStatus.WAITING if by_key else ParkedStatus.DEAD
         attempts = 1 if status is ParkedStatus.WAITING else 0
         return replace(self._park(task, str(error), status, attempts, now), consumer=f"{task.consumer}{UNMATCHED}")
 

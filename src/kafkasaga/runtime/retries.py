@@ -8,6 +8,7 @@ lets go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -15,12 +16,11 @@ from typing import Final
 import structlog
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import InboxKey, Parked, ParkedStatus, Store, UnitOfWork
-from kafkasaga.runtime.execution import Execution, TaskFailed
+from kafkasaga.ports import UNMATCHED, InboxKey, Parked, ParkedStatus, Store, UnitOfWork
+from kafkasaga.runtime.execution import Execution, TaskFailed, is_offered
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.parking import (
     DEATHS,
-    UNMATCHED,
     Parking,
     ProcessEnded,
     described,
@@ -78,7 +78,7 @@ class Retries:
                 if unmatched := self._execution.run(uow, [task]):
                     raise TaskFailed(*unmatched[0])
                 uow.unpark(parked.id)
-                for id in self._kept_for_others(uow, task, UNMATCHED):
+                for id in self._needless_copies(uow, task):
                     uow.unpark(id)
                     log.info("parked message removed: another saga has taken it", **log_fields(task))
         except EnvironmentUnavailable:
@@ -105,7 +105,7 @@ class Retries:
             if not uow.lock_parked(parked.id, parked.attempts):
                 return
             if parked.attempts >= self._policy.attempts:
-                if parked.consumer.endswith(UNMATCHED) and self._kept_for_others(uow, task, ""):
+                if parked.consumer.endswith(UNMATCHED) and self._is_anothers(uow, task):
                     uow.unpark(parked.id)
                     log.info("parked message removed: it is another saga's, which has it", **log_fields(task))
                 else:
@@ -114,19 +114,23 @@ class Retries:
             self._write(uow, replace(parked, deaths=0), described(error, task), ParkedStatus.WAITING)
         log.error("parked message failed again", **log_fields(task), attempts=parked.attempts, error=in_words(error))
 
-    def _kept_for_others(self, uow: UnitOfWork, task: Task, kind: str) -> list[int]:
-        """The copies of a reply without headers that are parked for other sagas, to all of which it was offered.
+    def _needless_copies(self, uow: UnitOfWork, task: Task) -> list[int]:
+        """The copies of what a saga has taken that no other one could match, and need not."""
+        return self._parked(uow, task, UNMATCHED, [other for other in self._others(task) if is_offered(other)])
 
-        One of them is enough. Where one has it, as unmatched it is not needed, and would end as dead: a false alarm.
-        """
-        if not isinstance(task.route, SagaRoute) or task.attributes.saga is not None:
-            return []
-        others = [other for other in self._router.route(task.record) if isinstance(other.route, SagaRoute)]
-        keys = [
-            InboxKey(f"{other.consumer}{kind}", task.attributes.source, task.attributes.id)
-            for other in others
-            if other.consumer != task.consumer
-        ]
+    def _is_anothers(self, uow: UnitOfWork, task: Task) -> bool:
+        """Another saga has it, and cannot take it yet: as unmatched it would end as dead, a false alarm."""
+        return is_offered(task) and bool(self._parked(uow, task, "", self._others(task)))
+
+    def _others(self, task: Task) -> list[Task]:
+        """A message for the other sagas to which it was offered."""
+        offered = [other for other in self._router.route(task.record) if isinstance(other.route, SagaRoute)]
+        return [other for other in offered if other.consumer != task.consumer]
+
+    def _parked(self, uow: UnitOfWork, task: Task, kind: str, others: Sequence[Task]) -> list[int]:
+        """The copies for these that are parked."""
+        attributes = task.attributes
+        keys = [InboxKey(f"{other.consumer}{kind}", attributes.source, attributes.id) for other in others]
         return list(uow.parked_ids(task.record.topic, keys).values()) if keys else []
 
     def _hopeless(self, parked: Parked) -> str | None:

@@ -14,6 +14,7 @@ from kafkasaga.messages import (
     Record,
     Registry,
     SagaContext,
+    contract_of,
     fault_of_headers,
     read_attributes,
 )
@@ -42,10 +43,17 @@ class SagaRoute:
 
     saga: str
     starts: bool
+    is_event: bool = False
+    """A ``WaitFor`` awaits it: it is for whoever awaits it, and may come before they do. A reply is for one saga."""
 
     @property
     def consumer(self) -> str:
         return saga_consumer(self.saga)
+
+    def context(self, attributes: Attributes) -> SagaContext | None:
+        """The saga attributes of a message, unless they are about another saga: then it is but an event to this one."""
+        context = attributes.saga
+        return None if context is not None and context.saga not in ("", self.saga) else context
 
 
 Route = HandlerRoute | SagaRoute
@@ -121,7 +129,8 @@ class Router:
             self._add_handler(handler)
         for definition in definitions:
             for type in definition.replies:
-                self._add(type, SagaRoute(definition.name, starts=False))
+                is_event = contract_of(type).type in definition.awaited_events
+                self._add(type, SagaRoute(definition.name, starts=False, is_event=is_event))
             if definition.starts_on is not None:
                 self._add(definition.starts_on, SagaRoute(definition.name, starts=True))
 
@@ -185,7 +194,7 @@ class Router:
         routes = self._routes.setdefault(type, {})
         known = routes.get(route.consumer)
         if isinstance(known, SagaRoute) and isinstance(route, SagaRoute):
-            route = SagaRoute(route.saga, known.starts or route.starts)
+            route = SagaRoute(route.saga, known.starts or route.starts, known.is_event or route.is_event)
         routes[route.consumer] = route
 
 

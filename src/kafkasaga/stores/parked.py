@@ -20,12 +20,22 @@ from sqlalchemy import (
     exists,
     func,
     literal_column,
+    or_,
     select,
     update,
 )
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, TopicPartition
+from kafkasaga.ports import (
+    LONGEST_LANE,
+    UNMATCHED,
+    BarrierKey,
+    InboxKey,
+    Parked,
+    ParkedKey,
+    ParkedStatus,
+    TopicPartition,
+)
 from kafkasaga.stores.bulk import Sql, types
 
 _COLUMNS: Final = (
@@ -55,6 +65,7 @@ LONGEST_ERROR: Final = 32_768
 """Characters of an error that are kept with its message."""
 # Written out and not bound: a database does not use a partial index for a condition that is a parameter.
 _WAITING: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.WAITING.value}'")
+_DEAD: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.DEAD.value}'")
 _DEAD_LETTER: Final[ColumnElement[str]] = literal_column(f"'{ParkedStatus.DEAD_LETTER.value}'")
 
 
@@ -176,6 +187,7 @@ class ParkedMessages:
             earlier.c.key == parked.c.key,  # never true without a key: such a message has no lane
             earlier.c.id < parked.c.id,
             earlier.c.status != _DEAD_LETTER,
+            or_(earlier.c.status != _DEAD, ~earlier.c.consumer.endswith(UNMATCHED)),  # as ``Parked.holds``
         )
 
     def _due_head(self) -> Select[Any]:

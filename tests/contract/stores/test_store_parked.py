@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from kafkasaga.messages import Operation, Record
-from kafkasaga.ports import BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
+from kafkasaga.ports import UNMATCHED, BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
 from kafkasaga.stores import SqlStore
 from tests.contract.stores.store_kit import Threads, counted_statements
 
@@ -63,6 +63,15 @@ def test_i4_a_dead_message_holds_its_lane(store: SqlStore) -> None:
         assert uow.claim_parked(NOW) is None
     dead = store.queries().parked()[0]
     assert (dead.error, dead.attempts, dead.status) == ("gave up", 9, ParkedStatus.DEAD)
+
+
+def test_a06_a_dead_message_that_no_saga_knows_holds_nothing(store: SqlStore) -> None:
+    dead, later = [replace(parked(offset=n), consumer=f"saga:buy{UNMATCHED}") for n in (1, 2)]
+    park(store, replace(dead, status=ParkedStatus.DEAD), later)
+    with store.begin() as uow:
+        found = uow.claim_parked(NOW)
+    assert found is not None
+    assert found.record.offset == 2
 
 
 def test_the_next_of_a_lane_follows_when_the_head_was_handled(store: SqlStore) -> None:

@@ -15,7 +15,6 @@ from kafkasaga.ports import (
     LogEntry,
     OutboxRow,
     Parked,
-    ParkedStatus,
     TopicPartition,
 )
 from kafkasaga.saga.instance import Instance
@@ -74,10 +73,10 @@ def outbox_row(position: int, envelope: Envelope) -> OutboxRow:
 
 
 def heads(parked: Iterable[Parked]) -> list[Parked]:
-    """The first message of each lane, and every message that has no lane."""
+    """The first message that holds each lane, and every message that has no lane."""
     found: dict[object, Parked] = {}
-    living = [message for message in parked if message.status is not ParkedStatus.DEAD_LETTER]
-    for message in sorted(living, key=lambda message: message.id):
+    holding = [message for message in parked if message.holds]
+    for message in sorted(holding, key=lambda message: message.id):
         key = message.record.key
         found.setdefault(message.id if key is None else (message.consumer, message.record.topic, key), message)
     return list(found.values())

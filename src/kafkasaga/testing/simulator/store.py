@@ -15,6 +15,7 @@ from uuid import UUID
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import (
+    UNMATCHED,
     BarrierEntry,
     BarrierKey,
     InboxKey,
@@ -29,7 +30,6 @@ from kafkasaga.ports import (
     TopicPartition,
     UnitOfWork,
 )
-from kafkasaga.runtime.parking import UNMATCHED
 from kafkasaga.saga.instance import Instance
 from kafkasaga.testing.memory import MemoryUnitOfWork
 from kafkasaga.testing.simulator.chance import Fault
