@@ -1,6 +1,7 @@
 """What the Kafka consumer promises of groups, positions and offsets, on the embedded broker and on Apache Kafka."""
 
 import logging
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -352,3 +353,40 @@ def test_refused_topic_is_named_with_the_reason(broker: Broker) -> None:
 def test_nobody_at_the_address_is_an_error_that_names_it() -> None:
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 did not answer"):
         Topics(Broker("127.0.0.1:1"), timeout=0.5).existing()
+
+
+class Closing(Refusing):
+    """Tells what was called last."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self.told: list[str] = []
+
+    def consume(self, limit: int, timeout: float) -> list[Message]:
+        self.told.append("consume")
+        found: list[Message] = self._client.consume(limit, timeout)
+        return found
+
+    def close(self) -> None:
+        self.told.append("close")
+        self._client.close()
+
+
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_who_is_closed_before_it_heard_of_its_partitions_hears_of_them_first(broker: Broker, strategy: str) -> None:
+    """Otherwise librdkafka tells of assignment and loss at once, and may leave the binding waiting with the GIL."""
+    topic, told = broker.topic(1), list[TopicPartition]()
+    fill(broker, topic, [b"1"])
+
+    def assigned(places: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        told.extend(places)
+        return {}
+
+    consumer = KafkaConsumer(broker.having(partition_assignment_strategy=strategy), unique("group"))
+    consumer.subscribe([topic], assigned, told.extend)
+    member, waiting = consumer._consumer, threading.Event()
+    client = consumer._consumer = Closing(member)  # type: ignore[assignment]
+    until(lambda: member.memberid() or waiting.wait(0.01), "a member id")
+    consumer.close()
+    assert client.told[-2:] == ["consume", "close"]
+    assert not told, "nobody takes what would be assigned now"

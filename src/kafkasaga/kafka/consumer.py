@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
@@ -24,6 +25,8 @@ WATERMARK_SECONDS: Final = 5.0
 """For a broker to say where a partition begins, before the consumer does without."""
 CLOSE_SECONDS: Final = 10.0
 """For a client to commit and leave. One that librdkafka has left without a broker never comes to that end."""
+DROPPED_AT_ONCE: Final = 10_000
+"""Records that were fetched, but that nobody takes any more."""
 
 
 class KafkaConsumer:
@@ -51,6 +54,7 @@ class KafkaConsumer:
         self._held_back: set[TopicPartition] = set()
         """Paused by name."""
         self._failure: Exception | None = None
+        self._closing = False
 
     def subscribe(self, topics: Iterable[str], assigned: Assigned, revoked: Revoked) -> None:
         """Join the group."""
@@ -130,13 +134,19 @@ class KafkaConsumer:
         return self._topics.ends(topics)
 
     def close(self) -> None:
-        """Commit stored offsets and leave the group; a static member keeps its partitions until its session ends."""
+        """Commit stored offsets and leave the group; a static member keeps its partitions until its session ends.
+
+        Nothing is assigned or revoked any more: whoever closes has ended its work.
+        """
+        self._closing = True
+        self.pause()
         _close(self._consumer, CLOSE_SECONDS)
 
     # ---- what librdkafka tells ----------------------------------------------------------------------------------
 
     def _on_assign(self, client: Consumer, places: list[Place]) -> None:
-        if client is not self._consumer:  # it is being closed
+        if self._is_closing(client):
+            self._take_nothing(client)
             return
         self._waiting |= {TopicPartition(place.topic, place.partition) for place in places}
         if not self._config.cooperative:
@@ -146,6 +156,15 @@ class KafkaConsumer:
         except Exception:  # noqa: BLE001 - whatever `assigned` raises is raised to the caller by the next poll, which asks again
             # librdkafka must be answered; without an answer its binding would begin at the group's offsets.
             self._assign([])
+
+    def _is_closing(self, client: Consumer) -> bool:
+        return self._closing or client is not self._consumer
+
+    def _take_nothing(self, client: Consumer) -> None:
+        if self._config.cooperative:
+            client.incremental_assign([])
+        else:
+            client.unassign()
 
     def _begin(self) -> None:
         """Begin to read what waits, where ``assigned`` says."""
@@ -157,7 +176,7 @@ class KafkaConsumer:
         self._pause_again()
 
     def _on_revoke(self, client: Consumer, places: list[Place]) -> None:
-        if client is not self._consumer:
+        if self._is_closing(client):
             return
         gone = {TopicPartition(place.topic, place.partition) for place in places}
         known = [place for place in self._reading if place in gone]
@@ -269,9 +288,22 @@ class KafkaConsumer:
 
 def _close(client: Consumer, patience: float) -> None:
     """In a thread of its own, which ends with the process at the latest."""
-    closing = threading.Thread(target=client.close, name="kafkasaga-close", daemon=True)
+    closing = threading.Thread(target=_take_and_close, args=(client,), name="kafkasaga-close", daemon=True)
     closing.start()
     closing.join(patience)
+
+
+def _take_and_close(client: Consumer) -> None:
+    """Serve what librdkafka has to tell, then close.
+
+    A client that is closed before it has heard of its first partitions hears of them and of their loss at once. What
+    the binding then asks librdkafka, with the GIL held, librdkafka may never answer, as it has ended meanwhile
+    (librdkafka issues 4041 and 4884): the whole process would stand still.
+    """
+    with suppress(KafkaException):
+        while client.consume(DROPPED_AT_ONCE, 0):
+            pass
+    client.close()
 
 
 def _place(place: TopicPartition, offset: int | None) -> Place:

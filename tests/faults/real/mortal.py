@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.1
 
 FUNCTIONS = {
     "commit": ("kafkasaga.stores.store", "_commit"),
-    "produce": ("kafkasaga.kafka.producer", "KafkaProducer.send"),
+    "produce": ("kafkasaga.kafka.producer", "KafkaProducer.stream"),
     "offset store": ("kafkasaga.kafka.consumer", "KafkaConsumer.store"),
     "relay delete": ("kafkasaga.stores.relay_queue", "SqlRelayQueue.delete"),
     "taking over": ("kafkasaga.stores.store", "SqlStore.take_over"),
