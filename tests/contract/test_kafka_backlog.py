@@ -5,22 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import closing
 
 import pytest
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
-from kafkasaga import Outbox, Service
-from kafkasaga.clock import SystemClock
-from kafkasaga.kafka import KafkaConsumer
 from kafkasaga.kafka.config import CONSUMER_DEFAULTS
-from kafkasaga.messages import Message
-from kafkasaga.runtime.batch import BatchRunner
-from kafkasaga.runtime.consumer import ConsumerLoop
-from kafkasaga.runtime.outgoing import Sender
-from kafkasaga.stores import Session, create_store
+from tests.contract.consumer_kit import Noted, bodies
 from tests.contract.kafka_kit import Broker, Member, fill, unique, until
 from tests.contract.kafka_kit import Sender as Filler
 from tests.support import KafkaServer
@@ -60,50 +51,6 @@ def test_i14_a_consumer_reads_ahead_no_more_than_its_bytes(real: Broker) -> None
     assert max(held) > queue // 2, "there was enough to read ahead"
     assert max(held) <= queue + int(CONSUMER_DEFAULTS["fetch.max.bytes"]), "one fetch may come on top"
     assert max(held) < BODY * BACKLOG
-
-
-class Noted:
-    """A service that notes what it has handled, on a database that outlives its consumers."""
-
-    def __init__(self, settings: Broker, topic: str) -> None:
-        self.settings, self.topic, self.metadata = settings, topic, MetaData()
-        self.done = Table("done", self.metadata, Column("n", Integer, primary_key=True), Column("id", String))
-        self.service = Service(unique("svc"), outbox=Outbox(self.metadata))
-        command = type(
-            "Command", (Message,), {"__module__": __name__, "__annotations__": {"id": str}}, topic=topic, key="id"
-        )
-
-        def note(command: Message, session: Session) -> None:
-            session.execute(insert(self.done).values(id=command.id))  # type: ignore[attr-defined]
-
-        note.__annotations__["command"] = command
-        self.service.handler(note)
-        self.store = create_store("sqlite://", self.service.outbox.tables)
-        self.metadata.create_all(self.store.engine)
-
-    def handled(self) -> list[int]:
-        with self.store.engine.connect() as connection:
-            return [int(row.id) for row in connection.execute(self.done.select().order_by(self.done.c.n))]
-
-    def run_until(self, count: int) -> None:
-        """Another life of the service: until it has handled so many messages in all."""
-        service = self.service
-        batches = BatchRunner(
-            service.name,
-            self.store,
-            service.router(),
-            {},
-            Sender(service.name, service.codec, SystemClock()),
-            service.parking,
-        )
-        with closing(KafkaConsumer(self.settings, service.name)) as consumer:
-            loop = ConsumerLoop(service.name, consumer, self.store, batches, [self.topic], batch_size=100)
-            consumer.subscribe([self.topic], loop._assigned, loop._revoked)
-            until(lambda: loop.step(0.1) is not None and len(self.handled()) >= count, f"{count} messages")
-
-
-def bodies(numbers: range) -> list[bytes]:
-    return [b'{"id": "%d"}' % n for n in numbers]
 
 
 def test_i02_what_is_left_is_read_when_kafka_has_forgotten_the_offsets_and_what_is_gone_is_told(
