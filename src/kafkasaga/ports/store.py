@@ -200,10 +200,11 @@ class Store(Protocol):
     def prune(self, what: Prunable, keep: timedelta, limit: int) -> int:
         """Forget about ``limit`` rows that are older than ``keep`` by the database's clock; how many they were.
 
-        What belongs together (``Prunable``) goes together, be they a few rows more; less than ``limit`` means that no
-        more can go now.
+        What belongs together (``Prunable``) goes together, be they a few rows more.
 
-        It waits for nobody's lock: what somebody holds is left for the next time. So any number of processes may do it.
+        It waits for nobody's lock: what somebody holds is left for the next time, and so is what belongs together with
+        it. So any number of processes may do it, and fewer than ``limit`` mean that another look is worth little now,
+        not that nothing old is left.
         """
         ...
 

@@ -145,9 +145,14 @@ class TableBuilder:
         )
 
     def _saga(self) -> Table:
-        """One row a saga: its snapshot, and what an operator looks for."""
+        """One row a saga: its snapshot, what an operator looks for, and by what it is forgotten.
+
+        Once it has ended, ``heard_at`` says when the last message for it came, and ``logged_since`` since when there
+        has been a log to be forgotten; both by the clock of the database.
+        """
         active = Column("status", Text(), nullable=False)
         ended: Column[Any] = Column("ended_at", UtcDateTime())
+        logged: Column[Any] = Column("logged_since", UtcDateTime())
         return self._table(
             "saga",
             Column("saga_id", Uuid(), primary_key=True),
@@ -163,6 +168,8 @@ class TableBuilder:
             Column("started_at", UtcDateTime(), nullable=False),
             Column("updated_at", UtcDateTime(), nullable=False),
             ended,
+            Column("heard_at", UtcDateTime()),
+            logged,
             Column("pruned_at", UtcDateTime()),
             indexes=(
                 self._index("saga_current", "name", "key", "incarnation"),
@@ -171,6 +178,12 @@ class TableBuilder:
                     "ended_at",
                     postgresql_where=ended.is_not(None),
                     sqlite_where=ended.is_not(None),
+                ),
+                self._index(
+                    "saga_logged",
+                    "logged_since",
+                    postgresql_where=logged.is_not(None),
+                    sqlite_where=logged.is_not(None),
                 ),
                 self._index(
                     "saga_active",
@@ -250,6 +263,7 @@ class TableBuilder:
                     sqlite_where=saga.is_not(None),
                 ),
                 self._index("parked_message_due", "next_at", postgresql_where=waiting, sqlite_where=waiting),
+                self._index("parked_message_message", "message_id"),
             ),
             sqlite_autoincrement=True,  # the id orders a lane
         )

@@ -40,13 +40,15 @@ _BARRIER: Final = """WITH old AS (SELECT t.saga_id FROM {barrier} AS t WHERE {ol
         HAVING count(*) = (SELECT count(*) FROM {barrier} AS o WHERE o.saga_id = h.saga_id))
     SELECT held.place FROM held WHERE held.saga_id IN (SELECT saga_id FROM whole)"""
 _DEAD_LETTERS: Final = "t.status = 'dead-letter' AND t.dead_at <= {cut}"
-_SAGAS: Final = """SELECT t.saga_id, t.snapshot FROM {saga} AS t WHERE t.ended_at <= {cut} AND t.pruned_at IS NULL
-    ORDER BY t.ended_at LIMIT :limit {skip_locked}"""
+_SAGAS: Final = """SELECT t.saga_id, t.snapshot FROM {saga} AS t WHERE t.logged_since <= {cut}
+    ORDER BY t.logged_since LIMIT :limit {skip_locked}"""
 # Were a key's newest incarnation gone, a message by its key would be taken for an older one's. And a saga that begins
 # under a key that was used before has the ids of the old one: whatever this database remembers of that must be gone.
-_OLD_KEYS: Final = """t.ended_at <= {cut}
+# A participant may have carried out its last command after it had ended, and remembers that from then on. Its reply says
+# so: hence a key is as old as the last message for it.
+_OLD_KEYS: Final = """t.ended_at <= {cut} AND t.heard_at <= {cut}
     AND NOT EXISTS (SELECT 1 FROM {saga} AS o
-        WHERE o.name = t.name AND o.key = t.key AND (o.ended_at IS NULL OR o.ended_at > {cut} OR EXISTS (
+        WHERE o.name = t.name AND o.key = t.key AND (o.heard_at IS NULL OR o.heard_at > {cut} OR EXISTS (
             SELECT 1 FROM {barrier} AS b WHERE b.saga_id = o.saga_id)))"""
 _KEYS: Final = """WITH old AS (SELECT t.name, t.key FROM {saga} AS t WHERE {old} ORDER BY t.ended_at LIMIT :limit),
     held AS (SELECT t.saga_id, t.name, t.key FROM {saga} AS t
@@ -67,7 +69,7 @@ class Retention:
         self._delete_logs = sql.bulk("DELETE FROM {saga_log} WHERE saga_id IN (SELECT r.saga_id FROM r)", id)
         self._delete_sagas = sql.bulk("DELETE FROM {saga} WHERE saga_id IN (SELECT r.saga_id FROM r)", id)
         self._strip = sql.bulk(
-            """UPDATE {saga} AS t SET snapshot = r.snapshot, pruned_at = r.pruned_at FROM r
+            """UPDATE {saga} AS t SET snapshot = r.snapshot, pruned_at = r.pruned_at, logged_since = NULL FROM r
             WHERE t.saga_id = r.saga_id""",
             types(saga, "saga_id", "snapshot", "pruned_at"),
         )

@@ -34,6 +34,8 @@ _NEW: Final = (
     "updated_at",
 )
 _CHANGED: Final = ("saga_id", "status", "seq", "snapshot", "reason", "timer_at", "updated_at")
+_NOW: Final = "CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP END"
+"""When something was logged of a saga that has ended; NULL for all others."""
 _LOGGED: Final = ("saga_id", "seq", "kind", "step_path", "message_id", "body", "at")
 
 
@@ -59,17 +61,18 @@ class Sagas:
         )
         names = ", ".join(_NEW)
         self._insert = sql.bulk(
-            f"""INSERT INTO {{saga}} ({names}, ended_at)
-            SELECT {names}, CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP END FROM r WHERE true
+            f"""INSERT INTO {{saga}} ({names}, ended_at, heard_at, logged_since)
+            SELECT {names}, {_NOW}, {_NOW}, {_NOW} FROM r WHERE true
             ON CONFLICT DO NOTHING""",  # noqa: S608 (our own text)
             types(saga, *_NEW, ended=Integer()),
         )
         self._update = sql.bulk(
-            """UPDATE {saga} AS t SET status = r.status, seq = r.seq, snapshot = r.snapshot,
+            f"""UPDATE {{saga}} AS t SET status = r.status, seq = r.seq, snapshot = r.snapshot,
             reason = COALESCE(r.reason, t.reason), timer_at = r.timer_at,
             updated_at = COALESCE(r.updated_at, t.updated_at),
-            ended_at = CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP ELSE t.ended_at END
-            FROM r WHERE t.saga_id = r.saga_id AND t.seq = r.before_seq""",
+            ended_at = COALESCE(t.ended_at, {_NOW}), heard_at = COALESCE({_NOW}, t.heard_at),
+            logged_since = COALESCE(t.logged_since, {_NOW})
+            FROM r WHERE t.saga_id = r.saga_id AND t.seq = r.before_seq""",  # noqa: S608 (our own text)
             types(saga, *_CHANGED, ended=Integer(), before_seq=BigInteger()),
         )
         self._log = sql.bulk(insert("saga_log", _LOGGED), types(sql.tables.saga_log, *_LOGGED))
@@ -184,7 +187,10 @@ def _log_rows(id: UUID, change: SagaChange) -> list[Row]:
 
 
 def _ended(change: SagaChange, status: SagaStatus) -> int:
-    """When that was, the database says: by it a saga is forgotten, and no process's clock is to decide that."""
+    """Whether these entries end a saga, or came after its end.
+
+    When that was, the database says: by it a saga is forgotten, and no process's clock is to decide that.
+    """
     return int(bool(change.entries) and status.ended)
 
 

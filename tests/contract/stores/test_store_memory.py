@@ -54,6 +54,8 @@ ABOUT_SQL = {
     "test_i10_a_blocked_row_is_on_record_until_it_is_unblocked",
     "test_without_the_lock_nothing_can_be_read",
     "test_i6_a_saga_is_started_once",
+    "test_when_it_ended_stays_what_it_was",
+    "test_parked_messages_are_found_by_an_index",
     "test_a_later_wish_leaves_the_timer_and_costs_nothing",
     "test_what_another_process_commits_between_two_waits_is_not_missed",
 }

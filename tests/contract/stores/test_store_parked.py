@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
+
+from sqlalchemy import event
 
 from kafkasaga.messages import Operation, Record
 from kafkasaga.ports import UNMATCHED, BarrierKey, InboxKey, Parked, ParkedKey, ParkedStatus, Progress, TopicPartition
@@ -43,6 +46,21 @@ def test_parked_messages_are_found_by_who_parked_them(store: SqlStore) -> None:
         found = uow.parked_ids("orders", [*keys, *absent])
         assert uow.parked_ids("other", keys) == uow.parked_ids("orders", []) == {}
     assert found == {key: one.id for key, one in zip(keys, store.queries().parked(), strict=False)}
+
+
+def test_parked_messages_are_found_by_an_index(store: SqlStore) -> None:
+    asked: list[tuple[str, Any]] = []
+    event.listen(store.engine, "before_cursor_execute", lambda _, __, *what: asked.append(what[:2]))
+    with store.begin() as uow:
+        uow.parked_ids("orders", [InboxKey("billing", "shop", uuid4())])
+    (found,) = [(statement, given) for statement, given in asked if "parked_message" in statement]
+    explain = "EXPLAIN QUERY PLAN"
+    with store.engine.connect() as connection:
+        if store.engine.dialect.name == "postgresql":
+            explain = "EXPLAIN"
+            connection.exec_driver_sql("SET enable_seqscan = off")  # an empty table would be read as a whole
+        plan = connection.exec_driver_sql(f"{explain} {found[0]}", found[1]).all()
+    assert "parked_message_message" in str(plan)
 
 
 def test_i4_only_the_head_of_a_lane_is_given(store: SqlStore) -> None:

@@ -55,13 +55,24 @@ def save_old(store: SqlStore | MemoryStore, *changes: SagaChange) -> list[UUID]:
     """They ended two hours ago."""
     ids, then = save(store, *changes), datetime.now(UTC) - 2 * HOUR  # type: ignore[arg-type]
     if isinstance(store, MemoryStore):
-        store.ages.ended |= {id: then for id in ids if id in store.ages.ended}
+        for ages in (store.ages.heard, store.ages.logged):
+            ages |= {id: then for id in ids if id in ages}
         return ids
     saga = store.tables.saga
     with store.engine.begin() as connection:
-        mine = saga.c.saga_id.in_(ids) & saga.c.ended_at.is_not(None)
-        connection.execute(update(saga).where(mine).values(ended_at=then))
+        for at in (saga.c.ended_at, saga.c.heard_at, saga.c.logged_since):
+            connection.execute(update(saga).where(saga.c.saga_id.in_(ids), at.is_not(None)).values({at: then}))
     return ids
+
+
+def hear(store: SqlStore, id: UUID, *, entries: int = 1) -> None:
+    """Something comes for a saga that has ended; without entries, its timer fires."""
+    event = Ignored(message="begun", reason="this saga has been started already")
+    with store.begin() as uow:
+        before = uow.load_sagas([id])[id]
+        logged = tuple(LogEntry(before.seq + n, event, datetime.now(UTC)) for n in range(1, entries + 1))
+        after = replace(before, seq=before.seq + entries)
+        uow.save_sagas([SagaChange(before.seq, after, logged, woken=not entries)])
 
 
 def park_old(store: SqlStore | MemoryStore, *messages: Parked) -> None:
@@ -210,11 +221,34 @@ class TestSagas:
     def test_what_is_left_takes_late_messages(self, store: SqlStore) -> None:
         (id,) = save_old(store, ended("1"))
         store.prune(Prunable.SAGAS, HOUR, 10)
-        event = Ignored(message="begun", reason="this saga has been started already")
-        with store.begin() as uow:
-            before = uow.load_sagas([id])[id]
-            uow.save_sagas([SagaChange(2, replace(before, seq=3), (LogEntry(3, event, datetime.now(UTC)),))])
+        hear(store, id)
         assert [entry.seq for entry in store.queries().log(id)] == [3]
+
+    def test_i14_one_for_which_messages_still_come_is_forgotten_all_the_same(self, store: SqlStore) -> None:
+        (id,) = save_old(store, ended("1"))
+        hear(store, id)
+        hear(store, id, entries=0)
+        assert store.prune(Prunable.SAGAS, HOUR, 10) == 1
+        assert store.queries().log(id) == []
+
+    def test_i14_what_comes_after_it_was_forgotten_is_kept_as_long_and_forgotten_too(self, store: SqlStore) -> None:
+        (id,) = save_old(store, ended("1"))
+        store.prune(Prunable.SAGAS, HOUR, 10)
+        hear(store, id, entries=2)
+        assert store.prune(Prunable.SAGAS, HOUR, 10) == 0
+        assert store.prune(Prunable.SAGAS, NONE, 10) == 1
+        assert store.queries().log(id) == []
+        assert find(store, id)[id].seq == 4
+        hear(store, id)
+        assert store.prune(Prunable.SAGAS, NONE, 10) == 1
+
+    def test_when_it_ended_stays_what_it_was(self, store: SqlStore) -> None:
+        (id,) = save_old(store, ended("1"))
+        hear(store, id)
+        saga = store.tables.saga
+        with store.engine.connect() as connection:
+            ended_at, heard_at = connection.execute(select(saga.c.ended_at, saga.c.heard_at)).one()
+        assert heard_at - ended_at > HOUR
 
     def test_a_piece_is_no_larger_than_its_limit(self, store: SqlStore) -> None:
         save_old(store, *(ended(str(n)) for n in range(5)))
@@ -251,6 +285,17 @@ class TestSagaKeys:
         assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 0
         assert store.prune(Prunable.BARRIER, NONE, 10) == 1
         assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 1
+
+    def test_a_key_is_not_free_as_long_as_messages_for_its_saga_come(self, store: SqlStore) -> None:
+        """A participant that carried out a command as late as that remembers it from then on."""
+        (id,) = save_old(store, ended("1"))
+        hear(store, id, entries=0)
+        store.prune(Prunable.SAGAS, HOUR, 10)
+        hear(store, id)
+        assert store.prune(Prunable.SAGA_KEYS, HOUR, 10) == 0
+        assert store.prune(Prunable.SAGA_KEYS, NONE, 10) == 1
+        save_old(store, ended("1"))
+        assert store.prune(Prunable.SAGAS, HOUR, 10) == 1, "nothing is left of the one before"
 
     def test_a24_no_piece_cuts_through_the_incarnations_of_a_key(self, store: SqlStore) -> None:
         ids = save_old(store, *(ended(key, incarnation=n) for n in range(3) for key in ("1", "2")))

@@ -119,7 +119,8 @@ def node(broker: MemoryBroker, clock: VirtualClock) -> Node:
         run(node)
     assert len(bodies(broker, "ended")) == 1
     with node.store.engine.begin() as connection:
-        connection.execute(update(node.store.tables.saga).values(ended_at=datetime.now(UTC) - 10 * DAY))
+        at = datetime.now(UTC) - 10 * DAY
+        connection.execute(update(node.store.tables.saga).values(ended_at=at, heard_at=at, logged_since=at))
     return node
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from kafkasaga import Ends, Message, Saga, SagaState, Step
-from kafkasaga.messages import JsonCodec, Record
+from kafkasaga.messages import UNREADABLE, JsonCodec, Record
 from kafkasaga.runtime.handlers import Handler, inspect_handler
 from kafkasaga.runtime.routing import HandlerRoute, Router, SagaRoute
 
@@ -33,6 +33,10 @@ class Asking(Saga[State], name="asking", version=1, starts_on=Begun):
     ends = Ends[State]()
 
 
+class OneOfMany(Base, topic="shared", type="shared.one"): ...
+
+
+def handle_one_of_many(event: OneOfMany) -> None: ...
 def handle_yes(event: Yes) -> None: ...
 def handle_yes_too(event: Yes) -> None: ...
 
@@ -66,6 +70,14 @@ def test_an_unknown_type_is_a_task_with_a_problem_of_its_own_consumer() -> None:
     assert task.consumer == "svc:unknown"
     assert task.problem is not None
     assert "'something.else'" in task.problem
+
+
+def test_i10_headers_that_cannot_be_read_are_the_problem_that_is_told() -> None:
+    broken = {UNREADABLE: b"a name is not UTF-8"}
+    of_both = router(inspect_handler(handle_one_of_many, "svc"))
+    for topic, consumer in (("yes", "saga:asking"), ("shared", "svc:unknown")):
+        (task,) = of_both.route(Record(topic, 0, 7, b"1", b"", broken))
+        assert (task.consumer, task.problem) == (consumer, "its headers cannot be read: a name is not UTF-8")
 
 
 def test_a_body_that_cannot_be_decoded_is_a_problem_for_each_consumer() -> None:

@@ -25,7 +25,10 @@ class Ages:
     """The database's clock."""
     inbox: dict[InboxKey, datetime] = field(default_factory=dict[InboxKey, datetime])
     barrier: dict[BarrierKey, datetime] = field(default_factory=dict[BarrierKey, datetime])
-    ended: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
+    heard: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
+    """When the last message for an ended saga came."""
+    logged: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
+    """Since when an ended saga has had a log to be forgotten."""
     dead: dict[int, datetime] = field(default_factory=dict[int, datetime])
     """Since when a parked message is a dead letter."""
     pruned: dict[UUID, datetime] = field(default_factory=dict[UUID, datetime])
@@ -41,7 +44,9 @@ class Ages:
     def saved(self, change: SagaChange) -> None:
         """A saga's change is committed."""
         if change.instance.status.ended and change.entries:
-            self.ended[change.instance.id] = self.now()
+            id, now = change.instance.id, self.now()
+            self.heard[id] = now
+            self.logged.setdefault(id, now)
 
     def parked(self, changed: Mapping[int, Parked | None]) -> None:
         """These are parked, or are no more."""
@@ -66,11 +71,12 @@ def prune(tables: Tables, ages: Ages, locks: Locks, what: Prunable, keep: timede
                 del tables.parked[letter], ages.dead[letter]
             return len(gone)
         case Prunable.SAGAS:
-            ended = [id for id in _ended(ages, cut) if id not in ages.pruned and _free(locks, "saga", id)][:limit]
+            ended = [id for id in _before(ages.logged, cut) if _free(locks, "saga", id)][:limit]
             for id in ended:
                 tables.sagas[id] = forgotten(tables.sagas[id])
                 tables.logs.pop(id, None)
                 ages.pruned[id] = ages.now()
+                del ages.logged[id]
             return len(ended)
         case Prunable.SAGA_KEYS:
             return _forget_keys(tables, ages, locks, cut, limit)
@@ -100,7 +106,7 @@ def _forget_barrier(tables: Tables, ages: Ages, locks: Locks, cut: datetime, lim
 
 
 def _forget_keys(tables: Tables, ages: Ages, locks: Locks, cut: datetime, limit: int) -> int:
-    old = dict.fromkeys(_ended(ages, cut))
+    old = dict.fromkeys(_before(ages.heard, cut))
     remembered = {key.saga_id for key in ages.barrier}
     needed = {
         _name(instance)
@@ -113,12 +119,14 @@ def _forget_keys(tables: Tables, ages: Ages, locks: Locks, cut: datetime, limit:
         instance = tables.sagas.pop(id)
         tables.newest.pop(_name(instance), None)
         tables.logs.pop(id, None)
-        del ages.ended[id]
+        del ages.heard[id]
+        ages.logged.pop(id, None)
+        ages.pruned.pop(id, None)
     return len(gone)
 
 
-def _ended(ages: Ages, cut: datetime) -> Collection[UUID]:
-    return [id for id, at in sorted(ages.ended.items(), key=lambda item: item[1]) if at <= cut]
+def _before(when: Mapping[UUID, datetime], cut: datetime) -> Collection[UUID]:
+    return [id for id, at in sorted(when.items(), key=lambda item: item[1]) if at <= cut]
 
 
 def _name(instance: Instance) -> tuple[str, str]:

@@ -118,12 +118,15 @@ def _sagas() -> None:
         sa.Column("started_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
         sa.Column("ended_at", _TIME),
+        sa.Column("heard_at", _TIME),
+        sa.Column("logged_since", _TIME),
         sa.Column("pruned_at", _TIME),
         settings={**_UPDATED, "fillfactor": 50},
     )
     _index("saga_current", "saga", "name", "key", "incarnation")
-    ended = sa.text("ended_at IS NOT NULL")
+    ended, logged = sa.text("ended_at IS NOT NULL"), sa.text("logged_since IS NOT NULL")
     _index("saga_ended", "saga", "ended_at", postgresql_where=ended, sqlite_where=ended)
+    _index("saga_logged", "saga", "logged_since", postgresql_where=logged, sqlite_where=logged)
     active = sa.text("status IN ('running', 'compensating', 'stuck')")
     _index("saga_active", "saga", "status", "started_at", postgresql_where=active, sqlite_where=active)
     _create(
@@ -179,6 +182,7 @@ def _parked_messages() -> None:
     _index("parked_message_saga", "parked_message", "saga_id", postgresql_where=of_saga, sqlite_where=of_saga)
     waiting = sa.text("status = 'waiting'")
     _index("parked_message_due", "parked_message", "next_at", postgresql_where=waiting, sqlite_where=waiting)
+    _index("parked_message_message", "parked_message", "message_id")
     _create(
         "operator_log",
         sa.Column("id", _POSITION, primary_key=True, autoincrement=True),
