@@ -44,8 +44,8 @@ _SAGAS: Final = """SELECT t.saga_id, t.snapshot FROM {saga} AS t WHERE t.logged_
     ORDER BY t.logged_since LIMIT :limit {skip_locked}"""
 # Were a key's newest incarnation gone, a message by its key would be taken for an older one's. And a saga that begins
 # under a key that was used before has the ids of the old one: whatever this database remembers of that must be gone.
-# A participant may have carried out its last command after it had ended, and remembers that from then on. Its reply says
-# so: hence a key is as old as the last message for it.
+# A participant may have carried out its last command after it had ended, and remembers that from then on. Its reply
+# says so: hence a key is as old as the last message for it.
 _OLD_KEYS: Final = """t.ended_at <= {cut} AND t.heard_at <= {cut}
     AND NOT EXISTS (SELECT 1 FROM {saga} AS o
         WHERE o.name = t.name AND o.key = t.key AND (o.heard_at IS NULL OR o.heard_at > {cut} OR EXISTS (
