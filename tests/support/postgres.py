@@ -7,13 +7,12 @@ import subprocess
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg import sql
 
 from tests.support.process import ServerProcess, TemporaryDirectory, UnavailableError, free_port
+from tests.support.server import Server
 from tests.support.tls import ServerCertificate, private_file
 
 SUPERUSER = "postgres"
@@ -22,7 +21,7 @@ READY_WITHIN = 60.0  # seconds; recovery after a kill is part of it
 INSTALLED = "/usr/lib/postgresql"  # Debian keeps the server's programs off PATH
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A PostgreSQL cluster of its own, on a free loopback port, without passwords for its superuser.
 
     With a `certificate` it speaks TLS, and all others than the superuser need it and a password (`create_user`).
@@ -38,9 +37,9 @@ class PostgresServer:
         certificate: ServerCertificate | None = None,
         ready_within: float = READY_WITHIN,
     ) -> None:
+        super().__init__(ready_within=ready_within)
         self.port = free_port()
         self._certificate = certificate
-        self._ready_within = ready_within
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
@@ -51,8 +50,6 @@ class PostgresServer:
             **(settings or {}),
         }
         self._names = count(1)
-        self._directory: TemporaryDirectory | None = None
-        self._process: ServerProcess | None = None
 
     @staticmethod
     def missing() -> str | None:
@@ -63,58 +60,6 @@ class PostgresServer:
         except UnavailableError as error:
             return str(error)
         return None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def process(self) -> ServerProcess:
-        if self._process is None:
-            self._process = self._create_cluster()
-        return self._process
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def start(self) -> None:
-        """Start the server; the first time, create its cluster."""
-        self.process.start(self._ready, within=self._ready_within)
-
-    def stop(self) -> None:
-        """Stop in good order, disconnecting everybody; the data stays."""
-        self.process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL the server and all its backends."""
-        self.process.kill()
-
-    def pause(self) -> None:
-        """Freeze the server and all its backends."""
-        self.process.pause()
-
-    def resume(self) -> None:
-        self.process.resume()
-
-    def restart(self) -> None:
-        """Stop (unless it is dead already) and start again, on the same port and data."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """Kill the server and delete its data."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-        if self._directory is not None:
-            self._directory.remove()
-            self._directory = None
 
     def create_database(self, name: str | None = None) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
@@ -152,7 +97,7 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
 
-    def _create_cluster(self) -> ServerProcess:
+    def _create(self) -> ServerProcess:
         programs, user = _programs(), _user()
         self._directory = TemporaryDirectory("kafkasaga-postgres-", owner=user)
         data = self._directory.path / "data"

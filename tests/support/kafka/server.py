@@ -5,8 +5,6 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -14,6 +12,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.support.kafka.jars import jars, missing
 from tests.support.process import ServerProcess, TemporaryDirectory, free_port
+from tests.support.server import Server
 from tests.support.tls import ServerCertificate, private_file
 
 READY_WITHIN = 90.0  # seconds; about 4 on an idle machine
@@ -45,7 +44,7 @@ SCRAM = "SCRAM-SHA-512"
 LOGIN_MODULES = "org.apache.kafka.common.security"
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """An Apache Kafka of its own, on free loopback ports. Topics must be created before use.
 
     With a `certificate` it also listens at `secure_servers`, where clients need TLS and a name and password of `users`
@@ -62,29 +61,18 @@ class KafkaServer:
         users: Mapping[str, str] | None = None,
         ready_within: float = READY_WITHIN,
     ) -> None:
+        super().__init__(ready_within=ready_within)
         self.port = free_port()
         self._secure_port = free_port()
         self._certificate, self._users = certificate, dict(users or {})
         self._controller_port = free_port()
         self._settings = dict(settings or {})
-        self._ready_within = ready_within
         self._jvm_options = (f"-Xmx{heap}", "-XX:+UseSerialGC", *jvm_options)
-        self._directory: TemporaryDirectory | None = None
-        self._process: ServerProcess | None = None
 
     @staticmethod
     def missing() -> str | None:
         """What this machine lacks to run Kafka; None when nothing."""
         return missing()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -94,49 +82,6 @@ class KafkaServer:
     def secure_servers(self) -> str:
         """Where it speaks SASL over TLS."""
         return f"127.0.0.1:{self._secure_port}"
-
-    @property
-    def process(self) -> ServerProcess:
-        if self._process is None:
-            self._process = self._format_storage()
-        return self._process
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def start(self) -> None:
-        """Start the server; the first time, fetch Kafka if needed and format its storage."""
-        self.process.start(self._ready, within=self._ready_within)
-
-    def stop(self) -> None:
-        """Stop in good order; the data stays."""
-        self.process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def pause(self) -> None:
-        """Freeze it: connections stay open and are not answered."""
-        self.process.pause()
-
-    def resume(self) -> None:
-        self.process.resume()
-
-    def restart(self) -> None:
-        """Stop (unless it is dead already) and start again, on the same port and data."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """Kill the server and delete its data."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-        if self._directory is not None:
-            self._directory.remove()
-            self._directory = None
 
     def create_topics(self, names: Iterable[str], *, partitions: int = 4) -> None:
         """Create topics and wait until they can be used; it is an error when one exists."""
@@ -160,7 +105,7 @@ class KafkaServer:
         partitions = [partition for topic in metadata.topics.values() for partition in topic.partitions.values()]
         return bool(metadata.brokers) and all(partition.leader >= 0 for partition in partitions)
 
-    def _format_storage(self) -> ServerProcess:
+    def _create(self) -> ServerProcess:
         classpath = f"{jars()}/*"
         self._directory = TemporaryDirectory("kafkasaga-kafka-")
         properties = self._directory.path / "server.properties"
