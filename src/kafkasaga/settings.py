@@ -50,11 +50,11 @@ class Settings(BaseSettings):
     """Days for which commands of sagas are known to have been carried out; longer than any saga takes, also a stuck
     one. Without it, for ever."""
     saga_days: float | None = Field(None, gt=0)
-    """Days for which an ended saga keeps its state and its log; then only how it ended. Without it, for ever."""
+    """Days for which a saga keeps its state and its log, since it ended; then only how. Without it, for ever."""
     saga_key_days: float | None = Field(None, gt=0)
-    """Days for which it is known that a saga of that key was there; then the key is free. Without it, for ever."""
+    """Days, since the last message for an ended saga, after which its key is free again. Without it, never."""
     dead_letter_days: float | None = Field(None, gt=0)
-    """Days, since it was parked, for which a dead letter is kept; without it, for ever."""
+    """Days for which a dead letter is kept, since it became one; without it, for ever."""
     topic_partitions: int = Field(4, ge=1)
     """Partitions of a topic that ``kafkasaga topics`` makes. Adding some later moves keys: begin with enough."""
     topic_replication: int = Field(-1, ge=-1)

@@ -5,7 +5,8 @@ them, 0.17 µs for a dataclass that is not frozen (Python 3.11). A message makes
 all, which was a tenth of what it cost. So values are frozen where it is free of charge: mypy and pyright refuse every
 assignment to a field of theirs. They compare and hash as frozen dataclasses do.
 
-What users get into their hands is frozen by ``dataclass`` itself.
+What users write in a definition or are called with is frozen by ``dataclass`` itself. What they only look at, such as
+the instance and the log that ``Operator`` shows, are values like all others: to change one changes nothing that is stored.
 """
 
 from __future__ import annotations
