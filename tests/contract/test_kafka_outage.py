@@ -14,12 +14,14 @@ from sqlalchemy import MetaData
 from kafkasaga.clock import SystemClock
 from kafkasaga.errors import BrokerUnavailable
 from kafkasaga.kafka import KafkaConfig, KafkaConsumer, KafkaProducer, Topics, consumer, silence
-from kafkasaga.kafka.link import _LibrdkafkaLog
+from kafkasaga.kafka.sending import Sending
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.stores import Tables, create_store
+from kafkasaga.testing import EmbeddedKafka
 from tests.contract.kafka_kit import Broker, Member, Sender, fill, unique, until
+from tests.contract.mock_kit import Api, Mock
 from tests.support import KafkaServer
 
 
@@ -166,6 +168,71 @@ def test_a_producer_that_finds_no_broker_though_there_is_one_is_replaced(broker:
 
 
 @pytest.mark.usefixtures("_soon")
+def test_a_producer_of_single_messages_that_finds_no_broker_though_there_is_one_is_replaced(broker: Broker) -> None:
+    topic = broker.topic(1)
+    with Sender(broker) as sender:
+        lone = lone_producer(sender, topic)
+        lone._producer = deaf = Producer(KafkaConfig.of(NOBODY).lone())
+        sender.send(topic, "k", b"lost")
+        until(lambda: sender.poll(0.1) and 1 in sender.outcomes, "an answer")
+        assert sender.outcomes[1] is not None
+        assert lone._producer is not deaf
+        sender.send(topic, "k", b"again")
+        assert sender.finish()[-1] is None
+
+
+def lone_producer(sender: Sender, topic: str) -> Sending:
+    """The one that sends what its topic refuses in batches; it has sent a first message."""
+    sender.producer._narrow.add(topic)
+    sender.producer._narrow_until = math.inf
+    sender.send(topic, "k", b"first")
+    assert sender.finish() == [None]
+    assert sender.producer._lone is not None
+    return sender.producer._lone
+
+
+def test_a_topic_that_refused_a_batch_is_tried_with_whole_ones_again_once_nothing_is_under_way(broker: Broker) -> None:
+    topic = broker.topic(1)
+    with Sender(broker) as sender:
+        lone = lone_producer(sender, topic)
+        lone._producer = Producer(KafkaConfig.of(NOBODY).lone())
+        sender.send(topic, "k", b"under way")
+        sender.producer._narrow_until = 0.0
+        sender.poll()
+        assert topic in sender.producer._narrow, "what comes next would overtake it"
+        lone.replace("the test has seen enough")
+        sender.poll()
+        assert sender.producer._narrow == set()
+        assert sender.producer._lone is None, "a client is not kept for nothing"
+        sender.send(topic, "k", b"again")
+        assert sender.finish()[-1] is None
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_producer_whose_broker_takes_its_time_is_not_replaced(embedded_kafka: EmbeddedKafka) -> None:
+    """Its connection is busy, so it learns nothing there; another client is answered meanwhile."""
+    broker = Broker(embedded_kafka.bootstrap_servers, embedded_kafka.kafka, embedded=embedded_kafka)
+    topic = broker.topic(1)
+    with Sender(broker) as sender:
+        sender.send(topic, "k", b"0")
+        assert sender.finish() == [None]
+        healthy, asked = sender.producer._sending._producer, []
+        Mock(embedded_kafka).hold_next_answer(Api.PRODUCE, 4_000)
+        sender.send(topic, "k", b"1")
+
+        def answered() -> bool:
+            sender.producer._sending._silence._since = -math.inf
+            sender.poll(0.1)
+            asked.append(sender.outcomes.get(1, "open"))
+            return 1 in sender.outcomes
+
+        until(answered, "the answer that was held")
+        assert asked[0] == "open", "it was asked while it waited"
+        assert sender.outcomes[1] is None
+        assert sender.producer._sending._producer is healthy
+
+
+@pytest.mark.usefixtures("_soon")
 def test_while_nobody_answers_no_client_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     with Sender(NOBODY) as sender:
         lonely = sender.producer._sending._producer
@@ -195,7 +262,7 @@ LEADERLESS = (
 
 
 def lose_a_leader(producer: KafkaProducer) -> None:
-    _LibrdkafkaLog(producer._sending._link).log(logging.DEBUG, *LEADERLESS)
+    producer._sending._link.voice.log(logging.DEBUG, *LEADERLESS)
 
 
 def test_a_producer_that_lost_a_leader_is_replaced_and_tells_of_everything_it_held(broker: Broker) -> None:
@@ -222,9 +289,9 @@ def test_what_a_producer_says_of_other_leaders_is_no_reason_to_replace_it(broker
     with Sender(broker) as sender:
         before = sender.producer._sending._producer
         form, facility, name, _ = LEADERLESS
-        link = _LibrdkafkaLog(sender.producer._sending._link)
-        link.log(logging.DEBUG, form, facility, name, "[thrd:main]: t [0]: leader 1 found")
-        link.log(logging.DEBUG, form, "LEADER", name, LEADERLESS[-1])
+        voice = sender.producer._sending._link.voice
+        voice.log(logging.DEBUG, form, facility, name, "[thrd:main]: t [0]: leader 1 found")
+        voice.log(logging.DEBUG, form, "LEADER", name, LEADERLESS[-1])
         sender.poll()
         assert sender.producer._sending._producer is before
 

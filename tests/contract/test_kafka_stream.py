@@ -163,6 +163,28 @@ def test_i02_what_a_dropped_client_has_not_answered_for_was_not_acknowledged(mon
         assert sorted(failure.position for failure, _ in producer.give_up()) == list(range(5))
 
 
+def test_a17_what_is_streamed_is_given_up_after_the_users_message_timeout() -> None:
+    with producing(Broker("127.0.0.1:1").having(message_timeout_ms=300)) as producer:
+        producer.stream([row(n, "topic", f"key {n}", number(n)) for n in range(5)])
+        assert producer.streamed(0) is None
+        assert sorted(failure.position for failure, _ in outcome(producer)) == list(range(5))
+
+
+def test_a17_what_arrived_with_too_old_a_time_stamp_is_not_called_delivered(broker: Broker) -> None:
+    """As where the process was frozen between the call and the answer: the topic may have deleted it at once."""
+    topic = broker.topic(1)
+    with producing(broker.having(delivery_timeout_ms=1, linger_ms=0)) as producer:
+        producer.stream([row(n, topic, f"key {n}", number(n)) for n in range(5)])
+        assert values(broker, topic, 5) == list(range(5))
+        failures = producer.streamed(1.0)
+        assert failures is not None
+        assert sorted(failure.position for failure, _ in failures) == list(range(5))
+        assert not any(error.permanent for _, error in failures)
+    with producing(broker) as producer:
+        producer.stream([row(9, topic, "key", number(9))])
+        assert outcome(producer) == []
+
+
 @pytest.mark.kafka
 def test_what_does_not_fit_into_the_clients_queue_waits_for_room(apache: Broker) -> None:
     topic = apache.topic(1)

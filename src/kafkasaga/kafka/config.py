@@ -45,6 +45,7 @@ CONSUMER_FIXED: Final[Mapping[str, Any]] = {
 }
 
 LINGER: Final = "linger.ms"
+MESSAGE_TIMEOUT: Final = "message.timeout.ms"
 
 PRODUCER_DEFAULTS: Final[Mapping[str, Any]] = {
     "partitioner": "murmur2_random",
@@ -53,7 +54,7 @@ PRODUCER_DEFAULTS: Final[Mapping[str, Any]] = {
     # Finite, because the time stamp is that of the call: a message that waited longer than the topic's retention would
     # be acknowledged and deleted at once. The relay sends it again with a new one. At most one message of each key is
     # under way, so it cannot overtake.
-    "message.timeout.ms": 120_000,
+    MESSAGE_TIMEOUT: 120_000,
     "queue.buffering.max.messages": 50_000,
     "queue.buffering.max.kbytes": 65_536,
 }
@@ -72,8 +73,8 @@ STREAM_FIXED: Final[Mapping[str, Any]] = {
     "enable.gapless.guarantee": True,
     # What is in flight when another message is refused comes twice.
     "max.in.flight.requests.per.connection": 1,
-    # A message that is given up for its age leaves a gap. Whoever streams gives up everything together.
-    "message.timeout.ms": 0,
+    # A message that is given up for its age leaves a gap. The stream gives up everything together after that time.
+    MESSAGE_TIMEOUT: 0,
 }
 
 LONE_FIXED: Final[Mapping[str, Any]] = {**PRODUCER_FIXED, "batch.num.messages": 1}
@@ -190,6 +191,12 @@ class KafkaConfig:
         """The configuration of a producer that leaves no gaps: nothing arrives behind a message that did not."""
         return self._merged(STREAM_DEFAULTS, STREAM_FIXED, leave_out=CONSUMER_ONLY)
 
+    @property
+    def message_seconds(self) -> float:
+        """How long a message may be under way with one time stamp."""
+        given = (value for name, value in self.raw.items() if canonical(name) == MESSAGE_TIMEOUT)
+        return int(next(given, PRODUCER_DEFAULTS[MESSAGE_TIMEOUT])) / 1000
+
     def lone(self) -> dict[str, Any]:
         """The configuration of a producer that sends every message in a batch of its own."""
         return self._merged(PRODUCER_DEFAULTS, LONE_FIXED, leave_out=CONSUMER_ONLY)
@@ -256,7 +263,7 @@ def _broken_guarantees(raw: Mapping[str, Any]) -> list[str]:
         if guard is not None and str(value).strip().lower() not in guard.allowed:
             shown = f"{name}={value}" if isinstance(value, str | int | float) else name
             problems.append(f"{shown} would break a guarantee: {guard.guarantee}; {guard.remedy}")
-        if canonical(name) == "message.timeout.ms" and not _is_within(value, _MAX_MESSAGE_TIMEOUT_MS):
+        if canonical(name) == MESSAGE_TIMEOUT and not _is_within(value, _MAX_MESSAGE_TIMEOUT_MS):
             problems.append(
                 f"{name}={value} would break a guarantee: no message is sent with a time stamp so old that the "
                 f"topic deletes it at once (I2); use 1 to {_MAX_MESSAGE_TIMEOUT_MS} (milliseconds)"

@@ -266,7 +266,6 @@ class KafkaConsumer:
         self._waiting.clear()
         old, self._consumer = self._consumer, self._link.open(Consumer, self._config.consumer(self._group))
         _close(old, patience)
-        self._link.fatal = None
         self._join()
         if gone:
             self._revoked(gone)

@@ -57,25 +57,38 @@ _LEADERLESS: Final = "new leader-1 not found"
 Its producer then never writes to that partition again, and tells nobody (librdkafka issue 5430)."""
 
 
-class _LibrdkafkaLog:
-    """Takes the place of a ``logging.Logger`` that librdkafka's binding calls ``log`` of."""
+class Voice:
+    """What one client says beside its messages. Once another has taken its place, it changes nothing any more.
+
+    One that is being closed may still have something to say, from whatever thread closes it.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link, self._config = link, link.config
 
+    @property
+    def _counts(self) -> bool:
+        return self._link.voice is self
+
+    def error(self, error: KafkaError) -> None:
+        """The client's error callback."""
+        if self._counts:
+            self._link.on_error(error)
+
     def log(self, level: int, form: str, *values: Any) -> None:
+        """Of ``logging.Logger``, whose place it takes, librdkafka's binding calls only this."""
         facility, text = values[0] if values else "", form % values
         if facility in _CONNECTION_FACILITIES or (facility == "CONFWARN" and _GAPLESS in text):
             level = logging.DEBUG
-        if facility == "SESSTMOUT":
+        if facility == "SESSTMOUT" and self._counts:
             self._link.lost_its_session()
-        if facility == "METADATAUPDATE" and _LEADERLESS in text:
+        if facility == "METADATAUPDATE" and _LEADERLESS in text and self._counts:
             self._link.lost_a_leader = True
         logger.log(level, "librdkafka: %s", self._config.masked(text))
 
 
 class Link:
-    """What one client knows of its connection to Kafka."""
+    """What is known of the connection to Kafka of one client, or of the one that has taken its place."""
 
     def __init__(self, config: KafkaConfig, role: str) -> None:
         self.config = config
@@ -87,6 +100,8 @@ class Link:
         """Why the last connection failed, in librdkafka's words."""
         self.lost_a_leader = False
         """Whether the client will never write to some partition again, although Kafka is there."""
+        self.voice = Voice(self)
+        """That of the present client."""
         self._role = role
         self._names = (role, config.bootstrap_servers)
         self._suspected = False
@@ -96,19 +111,21 @@ class Link:
         self._said: dict[str, float] = {}
 
     def open(self, kind: Callable[[dict[str, Any]], _Client], settings: Mapping[str, Any]) -> _Client:
-        """A client that reports here.
+        """A client that reports here, and from now on no other one does.
 
         Raises:
             ConfigurationError: if librdkafka refuses a setting.
         """
-        own = {"logger": _LibrdkafkaLog(self), "error_cb": self.on_error}
+        self.voice = voice = Voice(self)
+        self.fatal, self.lost_a_leader = None, False
+        own = {"logger": voice, "error_cb": voice.error}
         try:
             return kind({**settings, **own})
         except KafkaException as error:
             raise refused(error, self.config) from None
 
     def on_error(self, error: KafkaError) -> None:
-        """What librdkafka reports beside the messages."""
+        """What the client reports beside its messages."""
         if error.fatal() or error.code() == KafkaError._FATAL:
             self.fatal = self.fatal or self.config.masked(error.str())
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:

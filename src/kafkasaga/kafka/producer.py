@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from kafkasaga.ports import Failures, OutboxRow, SendDone, SendError
 
 FLUSH_SECONDS: Final = 0.005
 """Long enough for librdkafka's threads to send what lingers; it ends sooner when all of it has arrived."""
+NARROW_SECONDS: Final = 600.0
+"""After a batch was refused for its size, until its topic is tried with whole ones again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class KafkaProducer:
         self._lone: Sending | None = None
         self._narrow: set[str] = set()
         """Topics that refused a batch for its size."""
+        self._narrow_until = 0.0
         self._again: list[_Sent] = []
         self._stream: KafkaStream | None = None
 
@@ -59,19 +63,17 @@ class KafkaProducer:
         """
         if self._lone is not None and len(self._lone):
             self._lone.flush(0 if self._finished else timeout)
-            self._lone.mend()
             timeout = 0
         if timeout and self._hurries and not self._finished:
             self._sending.flush(min(timeout, FLUSH_SECONDS))
         self._sending.poll(0 if self._finished else timeout)
-        if not self._sending.mend():
-            self._sending.watch()
-        self._sending.probe()
+        self._sending.tend()
+        self._tend_lone()
         self._send_again()
         self._tell()
 
     def stream(self, rows: Sequence[OutboxRow]) -> None:
-        """Queue rows; waits while the queue is full."""
+        """Queue rows; what finds no room waits for it in ``streamed``."""
         self._stream = self._stream or KafkaStream(self._config, hurries=self._hurries)
         self._stream.send(rows)
 
@@ -117,10 +119,19 @@ class KafkaProducer:
         else:
             self._finished.append((sent.done, by.error(error, sent.topic)))
 
+    def _tend_lone(self) -> None:
+        """After a while without a refusal, the topics are given whole batches again: they may take more by now."""
+        if self._lone is None:
+            return
+        self._lone.tend()
+        if not len(self._lone) and time.monotonic() >= self._narrow_until:
+            self._lone, self._narrow = None, set()
+
     def _send_again(self) -> None:
         again, self._again = self._again, []
         self._narrow |= {sent.topic for sent in again}
         if again:
+            self._narrow_until = time.monotonic() + NARROW_SECONDS
             topics = ", ".join(sorted({sent.topic for sent in again}))
             self._sending.trouble(
                 f"{topics}: batches are refused as too large and sent again message by message; raise "

@@ -101,12 +101,14 @@ class Sending:
             self.replace("a partition had no leader for a moment")
         return True
 
-    def watch(self) -> None:
-        """Replace it also if it answers nothing any more, for a reason that will not pass."""
-        if len(self._producer) == 0:
-            self._silence.broken()
-        elif self._silence.is_for_ever(self._producer):
-            self.replace("it finds no broker any more, though there is one")
+    def tend(self) -> None:
+        """Replace it also if it has lost its brokers for good; say that Kafka is away, or is back."""
+        if not self.mend():
+            if len(self._producer) == 0:
+                self._silence.broken()
+            elif self._silence.is_for_ever(self._producer):
+                self.replace("it finds no broker any more, though there is one")
+        self._link.probe(self._producer)
 
     def heard(self) -> None:
         """Something arrived."""
@@ -116,16 +118,11 @@ class Sending:
         """Have everything answered as not delivered, and begin anew."""
         logger.log(level, "producer: %s; a new client takes its place", why)
         self.drop()
-        self._link.fatal, self._link.lost_a_leader = None, False
         self._producer = self._open()
 
     def trouble(self, text: str) -> None:
         """Say what will not pass by itself, now and then."""
         self._link.trouble(text)
-
-    def probe(self) -> None:
-        """Ask whether a broker is there, if there was reason to doubt it."""
-        self._link.probe(self._producer)
 
     def drop(self) -> None:
         """Have everything that is still held answered as not delivered; ``unanswered`` tells whether all of it was."""

@@ -29,6 +29,9 @@ Lane = tuple[str, str]
 class KafkaStream:
     """One thread's. What is not among the failures has arrived, once nothing is under way.
 
+    librdkafka's own time-out of a message would leave a gap. So all that is streamed together is given up together
+    after that time, also what has arrived, perhaps with a time stamp that its topic's retention finds too old (A17).
+
     A broker that has no message of a producer in a partition accepts a batch whose predecessor it has just refused: it
     has no sequence number to compare with. So of a key from which this producer has no answer yet, one message goes
     first, and what follows it waits for its answer.
@@ -38,6 +41,9 @@ class KafkaStream:
         # A call into Python for each message that arrived would cost as much as sending it.
         self._sending = Sending(config, config.stream() | {"delivery.report.only.error": True}, expendable=True)
         self._hurries = hurries
+        self._seconds = config.message_seconds
+        self._until = 0.0
+        self._is_late = False
         self._known: set[Lane] = set()
         self._known_until = 0.0
         self._first: set[Lane] = set()
@@ -53,12 +59,17 @@ class KafkaStream:
         """Queue rows in order."""
         if time.monotonic() > self._known_until or len(self._known) > MOST_KNOWN:
             self._known, self._known_until = set(), time.monotonic() + KNOWN_SECONDS
+        if not self._sent:
+            self._until = time.monotonic() + self._seconds
         self._sent += rows
         self._send(rows)
 
     def wait(self, timeout: float) -> Failures | None:
         """Wait until all is known; None if it is not yet."""
         left = self._sending.flush(timeout) if self._hurries or not timeout else self._poll(timeout)
+        if self._sent and time.monotonic() >= self._until:
+            self._is_late = True
+            return self.give_up()
         # What is left after a failure may never be answered: the broker refuses it for its sequence number.
         over = self._ended or self._sending.is_useless
         if left and not over:
@@ -136,18 +147,20 @@ class KafkaStream:
             self._known |= self._first - self._broken.keys()
         for row in self._later:
             self._fail(row, SendError(f"{row.topic}: the stream ended before it", permanent=False))
-        self._fail_what_is_unknown()
+        if self._is_late:
+            self._fail_all_else("it was not answered for within message.timeout.ms")
+        elif self._sending.unanswered:
+            # Nothing heard of a message means that it arrived only where its client has answered for all (I2).
+            self._fail_all_else("nobody knows whether it arrived")
         failures, self._failures = self._failures, []
-        self._sent, self._later, self._ended = [], [], False
+        self._sent, self._later, self._ended, self._is_late = [], [], False, False
+        self._sending.unanswered = False
         self._first.clear()
         self._broken.clear()
         return failures
 
-    def _fail_what_is_unknown(self) -> None:
-        """Nothing heard of a message means that it arrived only where its client has answered for all (I2)."""
-        if self._sending.unanswered:
-            known = {row.id for row, _ in self._failures}
-            for row in self._sent:
-                if row.id not in known:
-                    self._fail(row, SendError(f"{row.topic}: nobody knows whether it arrived", permanent=False))
-            self._sending.unanswered = False
+    def _fail_all_else(self, why: str) -> None:
+        known = {row.id for row, _ in self._failures}
+        for row in self._sent:
+            if row.id not in known:
+                self._fail(row, SendError(f"{row.topic}: {why}", permanent=False))

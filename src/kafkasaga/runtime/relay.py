@@ -12,21 +12,20 @@ relay at a time holds the queue; others stand by. What it promises, and how:
   blocks its lane, visibly, and no other. A sweep over several pages ends at the highest position that was there when it
   began: behind it may lie a row whose predecessor was committed after the page that it belongs to had been read.
 - **A zombie can repeat but not reorder (I11).** Two relays both begin at the first undeleted row of each lane and go
-  on in order; so whichever sends a row first, its predecessors are in the log already.
-- **A dead topic holds nobody back (A10).** What Kafka refuses leaves the memory and is not read again until its time
-  has come (``relay_blocks``); a topic that has not acknowledged anything gets a small share of the window
-  (``relay_window``). What a sweep passes over it passes over to its end, for a lane goes on with its first row.
+  on in order and without gaps; so whichever sends a row first, its predecessors are in the log already.
+- **A dead topic holds nobody back for long (A10).** What Kafka refuses leaves the memory and is not read again until
+  its time has come (``relay_blocks``); a topic that has not acknowledged anything gets a small share of the window
+  (``relay_window``). What a sweep passes over it passes over to its end, for a lane goes on with its first row. Only
+  a topic that falls silent in the middle of a stream has the other streamed ones wait, until the stream is given up
+  (``relay_stream``); then it is sent by itself until something of it arrives.
 - **Bounded (I14).** At most ``window`` rows and 16 MiB of payload are in memory, half as much again while Kafka hangs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import structlog
 
@@ -34,6 +33,7 @@ from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
 from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError
 from kafkasaga.runtime.relay_blocks import Blocks, Lane
+from kafkasaga.runtime.relay_lanes import LaneRows, Lanes, send_first
 from kafkasaga.runtime.relay_stream import Stream
 from kafkasaga.runtime.relay_sweep import Sweep
 from kafkasaga.runtime.relay_window import Window
@@ -58,22 +58,6 @@ DRAIN = 5.0
 """Seconds to publish what is there when the relay is told to stop."""
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """The rows of one (topic, key); the first one is under way."""
-
-    name: Lane
-    rows: deque[OutboxRow]
-    answers: list[_Answer]
-
-    def done(self, error: SendError | None) -> None:
-        """Kafka has answered. What follows from it is done for all that came together."""
-        self.answers.append((self, error))
-
-
-_Answer = tuple[_Lane, SendError | None]
-
-
 class Relay:
     """Publishes the outbox of one database."""
 
@@ -94,9 +78,8 @@ class Relay:
         self._blocks = Blocks(())
         self._producer: Producer | None = None
         self._page, self._page_bytes = max(1, window // PAGES), max(1, window_bytes // PAGES)
-        self._lanes: dict[Lane, _Lane] = {}
+        self._lanes = Lanes()
         self._stream = Stream()
-        self._answers: list[_Answer] = []
         self._acknowledged: list[OutboxRow] = []
         self._sweep = Sweep(poll_interval)
         self._active = False
@@ -198,23 +181,15 @@ class Relay:
 
     def _place(self, row: OutboxRow, now: float) -> None:
         """Queue a row behind those of its lane, wherever they are."""
-        name = (row.topic, row.key)
-        lane = self._lanes.get(name)
-        if lane is not None:
-            lane.rows.append(row)
-        elif self._streams(name, now):
+        if self._lanes.follow(row):
+            return
+        if self._streams((row.topic, row.key), now):
             self._stream.waiting.append(row)
         else:
-            self._lanes[name] = lane = _Lane(name, deque((row,)), self._answers)
-            self._send(lane)
+            self._lanes.begin(row, self._at_work)
 
     def _streams(self, lane: Lane, now: float) -> bool:
         return self._held.trusts(lane[0], now) and not self._blocks.knows(lane)
-
-    def _send(self, lane: _Lane) -> None:
-        """Send the first row of a lane of which nothing is under way."""
-        row = lane.rows[0]
-        self._at_work.send(row.topic, row.key, row.payload, row.headers, lane.done)
 
     @property
     def _at_work(self) -> Producer:
@@ -222,14 +197,10 @@ class Relay:
         return self._producer
 
     def _hear(self, timeout: float) -> None:
-        """Wait for answers; an answer from before a reconnection finds its lane gone."""
+        """Wait for answers."""
         self._at_work.poll(0.0 if self._stream.under_way else timeout)
         now = self._clock.monotonic()
-        answers = self._answers.copy()
-        self._answers.clear()
-        for lane, error in answers:
-            if self._lanes.get(lane.name) is not lane:
-                continue
+        for lane, error in self._lanes.answered():
             if error is None:
                 self._arrived(lane, now)
             else:
@@ -238,16 +209,15 @@ class Relay:
             self._settle(timeout)
         self._stream.launch(self._at_work, now)
 
-    def _arrived(self, lane: _Lane, now: float) -> None:
+    def _arrived(self, lane: LaneRows, now: float) -> None:
         row = lane.rows.popleft()
         self._acknowledged.append(row)
         self._held.acknowledged(row.topic, now)
         self._blocks.acknowledged(row, now)
         if lane.rows and not self._streams(lane.name, now):
-            self._send(lane)
+            send_first(lane, self._at_work)
         else:
-            self._stream.waiting += lane.rows
-            del self._lanes[lane.name]
+            self._stream.waiting += self._lanes.end(lane)
 
     def _settle(self, timeout: float) -> None:
         """Wait for what is streamed."""
@@ -285,10 +255,10 @@ class Relay:
 
     # -- what goes wrong
 
-    def _hold_back(self, lane: _Lane, error: SendError) -> None:
+    def _hold_back(self, lane: LaneRows, error: SendError) -> None:
         """Hold a lane or its topic back. Their rows leave the memory, so that they take no room from the others."""
         row, now = lane.rows[0], self._clock.monotonic()
-        self._held.remove(self._lanes.pop(lane.name).rows)
+        self._held.remove(self._lanes.end(lane))
         if error.scope == "topic" or not error.permanent:
             self._held.failed(row.topic, now)
         topic = self._blocks.block(row, error, now)
@@ -296,17 +266,10 @@ class Relay:
             self._held.failed(topic, now)
             self._sweep.topics.add(topic)
             self._sweep.lanes = {lane for lane in self._sweep.lanes if lane[0] != topic}
-            self._drop_waiting(topic)
+            self._held.remove(self._stream.drop({topic}))
+            self._held.remove(self._lanes.drop_followers(topic))
         if row.topic not in self._sweep.topics:
             self._sweep.lanes.add(lane.name)
-
-    def _drop_waiting(self, topic: str) -> None:
-        """Let go of a topic's rows, but for those that are under way: Kafka may still acknowledge them."""
-        self._held.remove(self._stream.drop({topic}))
-        for (of, _), lane in self._lanes.items():
-            if of == topic:
-                self._held.remove(islice(lane.rows, 1, None))
-                lane.rows = deque(islice(lane.rows, 1))
 
     def _stand_back(self, error: Exception | None) -> None:
         """Forget everything in memory: the table has it."""
@@ -314,8 +277,8 @@ class Relay:
             log.warning("relay is interrupted; it tries again", error=str(error))
         self._active = False
         self._stream.forget(self._producer)
-        self._lanes, self._held, self._acknowledged = {}, self._new_window(), []
-        self._answers.clear()
+        self._lanes.forget()
+        self._held, self._acknowledged = self._new_window(), []
         self._sweep.begin_again()
 
     def _reconnect(self) -> None:

@@ -5,8 +5,8 @@ once, and a relay that lost it notices with its next statement. A frozen relay l
 connection has an ``idle_session_timeout``, and ``acquire`` and ``wait`` send a heartbeat in time. No other clock takes
 part (I12).
 
-A relay that lost the lock unawares may still send what it had fetched. It cannot reorder a key by that, because at most
-one message of a key is on its way (see the relay); it can only repeat, and the inbox knows repetitions.
+A relay that lost the lock unawares may still send what it had fetched. It cannot reorder a key by that, because nothing
+of a key arrives behind what did not (see the relay); it can only repeat, and the inbox knows repetitions.
 """
 
 from __future__ import annotations

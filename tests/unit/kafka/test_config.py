@@ -8,10 +8,11 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from kafkasaga.errors import ConfigurationError
-from kafkasaga.kafka import KafkaConfig, KafkaConsumer, KafkaProducer
+from kafkasaga.kafka import KafkaConfig, KafkaConsumer, KafkaProducer, silence
 from kafkasaga.kafka import link as link_module
 from kafkasaga.kafka.config import CONSUMER_DEFAULTS, TAKEOVER_SECONDS
-from kafkasaga.kafka.link import Link, _LibrdkafkaLog
+from kafkasaga.kafka.link import Link
+from kafkasaga.kafka.silence import Silence
 from tests.contract.kafka_kit import Broker
 
 
@@ -148,7 +149,7 @@ def test_secret_in_librdkafkas_refusal_is_masked() -> None:
 def test_librdkafkas_log_is_pythons_and_its_connection_lines_are_for_debugging(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = _LibrdkafkaLog(Link(config(sasl_password="hush"), "test"))  # noqa: S106 - to be hidden
+    log = Link(config(sasl_password="hush"), "test").voice  # noqa: S106 - to be hidden
     caplog.set_level(logging.DEBUG, "kafkasaga.kafka")
     log.log(logging.WARNING, "%s [%s] %s", "CONFWARN", "c-1", "password hush")
     log.log(logging.ERROR, "%s [%s] %s", "FAIL", "c-1", "connection refused")
@@ -202,19 +203,43 @@ def test_the_same_trouble_is_logged_once_a_minute(caplog: pytest.LogCaptureFixtu
 
 def test_a_session_that_timed_out_was_an_outage_and_a_fence_alone_is_none() -> None:
     link = Link(KafkaConfig.of(Broker("127.0.0.1:9092")), "consumer")
-    _LibrdkafkaLog(link).log(logging.WARNING, "%s [%s] %s", "FENCED", "rdkafka#consumer-1", "[thrd:main]: fenced")
+    link.voice.log(logging.WARNING, "%s [%s] %s", "FENCED", "rdkafka#consumer-1", "[thrd:main]: fenced")
     assert not link.was_down_lately
-    _LibrdkafkaLog(link).log(logging.WARNING, "%s [%s] %s", "SESSTMOUT", "rdkafka#consumer-1", "[thrd:main]: timed out")
+    link.voice.log(logging.WARNING, "%s [%s] %s", "SESSTMOUT", "rdkafka#consumer-1", "[thrd:main]: timed out")
     assert link.was_down_lately
 
 
 def test_a_client_that_lost_a_leader_for_good_is_known_by_what_librdkafka_says() -> None:
     link = Link(config(), "test")
-    log = _LibrdkafkaLog(link)
+    log = link.voice
     log.log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "Partition orders(x)[2]: new leader1 found")
     assert not link.lost_a_leader
     log.log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "Partition orders(x)[2]: new leader-1 not found in cache")
     assert link.lost_a_leader
+
+
+def test_what_a_replaced_client_still_says_changes_nothing() -> None:
+    """As from the thread that closes it."""
+    link = Link(config(), "test")
+    old, new = link.open(dict, {}), link.open(dict, {})
+    for client in (old, new):
+        assert (link.fatal, link.lost_a_leader, link.was_down_lately) == (None, False, False)
+        client["error_cb"](KafkaError(KafkaError._FATAL, "fenced", fatal=True))
+        client["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+        client["logger"].log(30, "%s [%s] %s", "METADATAUPDATE", "p-1", "t [0]: new leader-1 not found in cache")
+    assert (link.fatal, link.lost_a_leader, link.was_down_lately) == ("fenced", True, True)
+    link.open(dict, {})
+    assert (link.fatal, link.lost_a_leader) == (None, False), "a new client begins anew"
+
+
+def test_the_client_that_asks_whether_there_is_a_broker_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(silence, "ANSWER_SECONDS", 0.1)
+    link = Link(config(), "test")
+    client, voice = FlakyBroker(), link.voice
+    assert not Silence(link).is_for_ever(client)
+    assert client.asked == 1
+    assert link.voice is voice
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_stream_that_failed_makes_its_topics_wait_longer_and_longer_for_the_ne
     assert sent(broker, "t", "k") == [str(each) for each in range(n)]
 
 
-def test_a_stream_without_an_answer_is_given_up_and_others_go_on(node: Node, broker: MemoryBroker) -> None:
+def test_a10_a_stream_without_an_answer_is_given_up_and_others_go_on(node: Node, broker: MemoryBroker) -> None:
     """Its topic is silent, as one that was deleted is for a while."""
 
     class Silent(MemoryProducer):
@@ -254,6 +254,22 @@ def test_a09_a_row_that_cannot_be_delivered_blocks_its_lane_only_and_is_recorded
     put(node, "t", "k", "5")
     node.publish()
     assert sent(broker, "t", "k") == ["1"]
+
+
+def test_a09_what_follows_a_refused_row_on_a_later_page_of_the_same_sweep_waits_behind_it(
+    node: Node, broker: MemoryBroker
+) -> None:
+    broker.reject = lambda topic, key, value: TOO_LARGE if value == b"big" else None
+    relay = node.new_relay(window=80)
+    put(node, "t", "first", "0")
+    until(lambda: node.count("outbox") == 0, relay.step)
+    put(node, "t", "first", "big")  # from here on row by row, for a moment
+    put_many(node, "t", 100)
+    put(node, "t", "k", "big")
+    put_many(node, "t", 100)
+    put(node, "t", "k", "behind")
+    until(lambda: node.count("outbox") == 3, relay.step)
+    assert sent(broker, "t", "k") == []
 
 
 def test_a_blocked_lane_goes_on_in_order_when_the_cause_is_gone(node: Node, broker: MemoryBroker) -> None:
