@@ -2,18 +2,22 @@
 
 A statement for each message costs more than anything else that a change can do to the hot path, and no stopwatch on a
 busy machine would show it. If one of these numbers rises, the change needs a good reason; if it falls, write the new
-one down. What is counted are executions on a cursor, so a user's rows that are flushed together count once. BEGIN and
-COMMIT come on top; waking the relay of another process is a statement of another thread, one for many batches.
+one down. What is counted are executions on a cursor, so a user's rows that are flushed together count once. BEGIN, its
+SET LOCAL and COMMIT come on top; waking the relay of another process is a statement of another thread, one for many
+batches. On PostgreSQL several statements share a round trip: those are counted too, with BEGIN and COMMIT.
 """
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kafkasaga import Ends, Message, Outbox, Saga, SagaState, Service, Step
@@ -27,14 +31,17 @@ from tests.contract.stores.store_kit import counted_statements
 
 SIZES = (1, 10, 100)
 
-# inbox, parked lanes, offsets; a participant's: barrier claimed and settled, the handlers' rows, outbox
+# inbox, whether anything is parked, offsets; a participant's: barrier read and written, the handlers' rows, outbox
 COMMANDS = 7
-# the same, and the entries of the actions that are to be undone
-COMPENSATIONS = 8
-# the same messages once more: inbox, parked lanes, offsets
-REPEATED = 3
-# under new ids, as after a deadline: the barrier is claimed, and read; nothing is settled; the first replies go out
-RESENT = 6
+# the same: the entries of the actions that are to be undone are read with the others
+COMPENSATIONS = 7
+# the same messages once more: inbox, whether anything is parked, the barrier (which is asked with them), offsets
+REPEATED = 4
+# under new ids, as after a deadline: the barrier is read; nothing is written to it; the first replies go out
+RESENT = 5
+# before the handlers, their rows, behind them
+ROUND_TRIPS = 3
+ROUND_TRIPS_WITHOUT_HANDLER = 2
 # inbox, parked lanes, offsets; sagas locked and read, inserted; log, timers; outbox
 STARTS = 8
 # the same with an update, and no timer to set: that of the first step is early enough
@@ -143,6 +150,30 @@ class Bench:
             self._runner.process(records)
         return sum("pg_notify" not in statement for statement in statements)
 
+    def round_trips(self, envelopes: Sequence[Envelope], folder: Path) -> int:
+        """How often psycopg waits for PostgreSQL in a batch of these messages, by libpq's own trace."""
+        trace, records = folder / "trace", [self._record(envelope) for envelope in envelopes]
+        own = threading.current_thread()
+        with trace.open("w") as file:
+
+            def begin(connection: Any, *_: object) -> None:
+                if threading.current_thread() is own:  # not that of the notifier
+                    connection.pgconn.trace(file.fileno())
+
+            def end(connection: Any, *_: object) -> None:
+                connection.pgconn.untrace()
+
+            event.listen(self.store.engine, "checkout", begin)
+            event.listen(self.store.engine, "checkin", end)
+            try:
+                self._runner.process(records)
+            finally:
+                event.remove(self.store.engine, "checkout", begin)
+                event.remove(self.store.engine, "checkin", end)
+        sent = [line.split("\t") for line in trace.read_text().splitlines()]
+        kinds = [fields[3] for fields in sent if len(fields) > 3 and fields[1] == "F"]
+        return sum(kind in ("Sync", "Query") for kind in kinds)
+
     def commands(self, topic: str) -> dict[str, SagaContext]:
         """The saga attributes of what lies in the outbox for ``topic``, by key, as replies carry them."""
         outbox = self.store.tables.outbox
@@ -180,6 +211,15 @@ def orchestrator(database_url: str) -> Iterator[Bench]:
 def test_a_batch_of_commands_takes_a_constant_number_of_statements(shelf: Bench, size: int) -> None:
     assert shelf.statements(commands(Reserve, size)) == COMMANDS
     assert shelf.count("reserved") == size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_batch_of_commands_takes_three_round_trips(shelf: Bench, size: int, tmp_path: Path) -> None:
+    if shelf.store.engine.dialect.name == "sqlite":
+        pytest.skip("a file is not far away")
+    batch = commands(Reserve, size)
+    assert shelf.round_trips(batch, tmp_path) == ROUND_TRIPS
+    assert shelf.round_trips(batch, tmp_path) == ROUND_TRIPS_WITHOUT_HANDLER
 
 
 @pytest.mark.parametrize("size", SIZES)

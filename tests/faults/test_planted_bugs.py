@@ -89,17 +89,17 @@ BUGS = {
         (("fresh = self._uow.claim_inbox(set(keys))", "self._uow.claim_inbox(set(keys))\n    return tasks"),),
         ("I3 ", "I9 "),
     ),
-    "i09-barrier-selected-before-it-is-inserted": Bug(
+    "i09-barrier-written-over": Bug(
         MemoryUnitOfWork,
-        "_claim_row",
-        (('self._lock(("barrier", key))', "pass"), ("self._barrier[key] = None", "pass")),
-        ("I9 ", "I8 "),
+        "settle_barrier",
+        (("if key in self._tables.barrier or key in self._barrier:", "if False:"),),
+        ("I8 ", "I9 "),
     ),
     "i09-hanging-action-is-carried-out": Bug(
         HandlerTurn,
         "_without_handler",
         (("if known is not None:", "if known is not None and known.outcome is not Outcome.SUPERSEDED:"),),
-        ("I9 ", "I8 "),  # what it does stays for ever
+        ("I9 ", "I10 "),  # the barrier refuses what it would write, again and again
     ),
     "i09-empty-compensation-is-carried-out": Bug(
         HandlerTurn, "_without_handler", (("and self._nothing_to_undo(key, context.failures)", "and False"),), ("I9 ",)

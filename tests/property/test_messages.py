@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from random import Random
 from uuid import UUID, uuid5
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafkasaga.messages import Envelope, Record, derived, read_attributes, read_id, write_headers
+from kafkasaga.stores.outbox_rows import headers_as_text, headers_from_text
 from tests.property.strategies import envelopes, headers
 
 
@@ -19,6 +21,12 @@ def test_headers_read_back_as_what_was_written(envelope: Envelope) -> None:
     assert (read.id, read.source, read.type) == (envelope.id, envelope.source, envelope.type)
     assert (read.content_type, read.traceparent) == (envelope.content_type, envelope.traceparent)
     assert read.saga == envelope.saga
+
+
+@given(envelopes)
+def test_headers_lie_in_the_outbox_as_they_are_written(envelope: Envelope) -> None:
+    assert json.loads(headers_as_text(envelope)) == write_headers(envelope)
+    assert headers_from_text(headers_as_text(envelope)) == write_headers(envelope)
 
 
 @given(headers, st.text(max_size=20), st.integers(0), st.integers(0))

@@ -37,19 +37,24 @@ class UnitOfWork(Protocol):
         """Write out what handlers left in the session. Raises what the database says to it."""
         ...
 
+    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+        """These will be read from the barrier, and lanes be asked for: ``claim_inbox`` brings the answers along."""
+        ...
+
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
         """Insert the keys, in sorted order; return those that were not there. Waits for concurrent claims to end."""
         ...
 
-    def claim_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
-        """Insert the keys, in sorted order; return the entries of those that were there. Waits like ``claim_inbox``.
-
-        Every key claimed must be settled in the same transaction.
-        """
+    def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+        """The entries of those keys that have one. Claims nothing and waits for nobody."""
         ...
 
     def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
-        """Write what became of claimed keys."""
+        """Write entries that were not there. Of two transactions that write the same one, one commits.
+
+        Raises:
+            SerializationConflict: if another one has written it since, now or at the end of the transaction.
+        """
         ...
 
     def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:

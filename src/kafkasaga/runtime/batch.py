@@ -15,7 +15,7 @@ and the inbox makes repeating harmless (I3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tenacity
@@ -199,11 +199,12 @@ class BatchRunner:
         tasks = [task for item in items for task in item.tasks]
         now = self._sender.clock.now()
         with self._store.begin() as uow:
+            uow.look_ahead({key for task in tasks for key in task.claims})
             found = Triage(uow, self._parking, now, errors).sort(tasks)
             unmatched = self._execution.run(uow, found.ready, found.overtaking)
             if unmatched:
                 uow.park([self._parking.unmatched(task, error, now) for task, error in unmatched])
-            uow.advance(self._group, _positions([item.record for item in items]))
+            uow.advance(self._group, _positions(item.record for item in items))
         self._execution.committed()
         self.parked |= bool(found.parked or unmatched)
         if len(found.ready) > len(unmatched) and not failed:
@@ -224,5 +225,6 @@ def _back_off(first: float, *, longest: float) -> WaitBaseT:
     return tenacity.wait_exponential(multiplier=first, max=longest) + tenacity.wait_random(0, first)
 
 
-def _positions(records: Sequence[Record]) -> dict[TopicPartition, int]:
-    return {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
+def _positions(records: Iterable[Record]) -> dict[TopicPartition, int]:
+    last = {(record.topic, record.partition): record.offset for record in records}
+    return {TopicPartition(*place): offset + 1 for place, offset in last.items()}

@@ -110,10 +110,9 @@ class ConsumerLoop:
 
     def _begin_anew(self, records: Sequence[Record]) -> None:
         """A partition whose records come before what was read was made anew: its offsets count from there again."""
-        first: dict[TopicPartition, int] = {}
-        for record in records:
-            first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
-        back = {place: offset for place, offset in first.items() if offset < self._read.get(place, 0)}
+        first = {(record.topic, record.partition): record.offset for record in reversed(records)}
+        begins = {TopicPartition(*place): offset for place, offset in first.items()}
+        back = {place: offset for place, offset in begins.items() if offset < self._read.get(place, 0)}
         if back:
             with self._store.begin() as uow:
                 uow.rewind(self._group, back)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
 from kafkasaga.messages import Envelope
@@ -12,7 +13,7 @@ from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.progress import Happened, tell
 from kafkasaga.runtime.routing import HandlerRoute, SagaRoute, Task
-from kafkasaga.runtime.runs import runs
+from kafkasaga.runtime.runs import Run, runs
 from kafkasaga.runtime.watchdog import Watchdog
 from kafkasaga.stores import Published, meant_for_us
 
@@ -55,28 +56,27 @@ class Execution:
         sagas = SagaTurn(uow, self._sender, self._definitions, of_sagas, published)
         taken: set[int] = set()
         """Records that some saga took, by their ids in memory."""
-        for run in runs(tasks):
-            task = run[0]
-            self._began(task)
-            try:
-                if isinstance(task.route, HandlerRoute):
-                    outgoing += handlers.handle(run)
-                else:
-                    outgoing += sagas.handle(task)
-                    taken.add(id(task.record))
-            except Unmatched as error:
-                unmatched.append((task, error))
-            except (EnvironmentUnavailable, SerializationConflict):
-                raise
-            except Exception as error:
-                ours = meant_for_us(error)  # the handler's own statement met another transaction, or no database
-                if ours is not None:
-                    raise ours from error
-                if len(run) > 1:
-                    raise  # nobody knows whose it is
-                raise TaskFailed(task, error) from error
-            finally:
-                self._ended()
+        try:
+            for run in runs(tasks):
+                task = run[0]
+                self._began(task)
+                try:
+                    if isinstance(task.route, HandlerRoute):
+                        outgoing += handlers.handle(run)
+                    else:
+                        handlers.let_go()
+                        outgoing += sagas.handle(task)
+                        taken.add(id(task.record))
+                except Unmatched as error:
+                    unmatched.append((task, error))
+                except (EnvironmentUnavailable, SerializationConflict):
+                    raise
+                except Exception as error:  # noqa: BLE001 - it is raised
+                    _raise_as_ours(run, error)
+                finally:
+                    self._ended()
+        finally:
+            handlers.let_go()
         uow.flush()
         handlers.settle()
         sagas.save()
@@ -97,6 +97,16 @@ def is_offered(task: Task) -> bool:
     An event is for each saga that awaits it, and one that has not begun may yet. What names its saga is for that one.
     """
     return isinstance(task.route, SagaRoute) and not task.route.is_event and task.attributes.saga is None
+
+
+def _raise_as_ours(run: Run, error: Exception) -> NoReturn:
+    """What was raised by a task, or by a run of which nobody knows whose it is."""
+    ours = meant_for_us(error)  # the handler's own statement met another transaction, or no database
+    if ours is not None:
+        raise ours from error
+    if len(run) > 1:
+        raise error
+    raise TaskFailed(run[0], error) from error
 
 
 def _unwatched(_: Task) -> None:

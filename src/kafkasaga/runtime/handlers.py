@@ -43,9 +43,9 @@ class Handler:
     def name(self) -> str:
         return describe(self.function)
 
-    def call(self, messages: Sequence[Message], session: Callable[[], Any]) -> list[tuple[Message, ...]]:
+    def call(self, messages: Sequence[Message], session: Any = None) -> list[tuple[Message, ...]]:
         """Run it; returns what it answered to each. One that does not take many is given one."""
-        extra = {} if self.session_parameter is None else {self.session_parameter: session()}
+        extra = {} if self.session_parameter is None else {self.session_parameter: session}
         if not self.takes_many:
             (message,) = messages
             return [self._answer(self.function(message, **extra))]

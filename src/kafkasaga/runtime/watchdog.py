@@ -11,9 +11,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -29,8 +28,7 @@ LOOKS: Final = 8
 """How often in a handler's time it is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(NamedTuple):
     task: Task
     since: float
 

@@ -9,14 +9,14 @@ Every bulk statement reads its rows as a table ``r``::
 same for any number of rows, so that it is prepared once. On SQLite it is ``VALUES``, in slices, since SQLite has no
 arrays and limits the parameters of a statement.
 
-Arrays travel as literals (``{a,b}``) in one text parameter each: building those is 2 to 20 times as fast as psycopg's
-adaptation of lists (measured: 0.2 against 3.3 µs for a text, 0.4 against 8.5 µs for 300 bytes), and any driver takes
-them.
+Through psycopg they go past SQLAlchemy, as binary arrays (``driver``). With any other driver arrays travel as literals
+(``{a,b}``) in one text parameter each, which every driver takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
@@ -27,17 +27,32 @@ from sqlalchemy import Connection, CursorResult, Dialect, Table, text
 from sqlalchemy.types import TypeEngine
 
 from kafkasaga.errors import ConfigurationError
+from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.schema import Tables
 
 Row = Sequence[Any]
 Types = Mapping[str, TypeEngine[Any]]
 
+ISOLATION: Final = "kafkasaga_isolation"
+"""The execution option that says how BEGIN isolates, where the driver does not send it; None: as the engine does."""
 SQLITE_PARAMETERS: Final = 32_000
 """A little below SQLite's limit of parameters in one statement (32,766 since 3.32)."""
 
 
+Answer = Callable[[], list[tuple[Any, ...]]]
+"""What a statement returns, once it is there."""
+
+
 class Bulk(Protocol):
     """A statement over many rows. No rows: no statement."""
+
+    def send(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Execute it. In a pipeline its failure is told by a later statement, or at the end."""
+        ...
+
+    def ask(self, connection: Connection, rows: Sequence[Row]) -> Answer:
+        """Execute it; what it returns, to be asked for after the end of the pipeline, if there is one."""
+        ...
 
     def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
         """Execute it; what it returns."""
@@ -46,6 +61,38 @@ class Bulk(Protocol):
     def count(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Execute it; how many rows it touched."""
         ...
+
+
+class Plain(Protocol):
+    """A statement without parameters."""
+
+    def ask(self, connection: Connection) -> Answer:
+        """Execute it; what it returns, to be asked for after the end of the pipeline, if there is one."""
+        ...
+
+
+class Way:
+    """How the statements of a transaction travel: here one by one, and SQLAlchemy begins it."""
+
+    begins_late: bool = False
+    """Whether BEGIN waits for the first statement, to travel with it."""
+
+    def begin(self, connection: Connection) -> None:
+        """Begin it now, as a writer."""
+        begin_writing(connection)
+
+    def together(self, connection: Connection) -> AbstractContextManager[None]:  # noqa: ARG002 (others need it)
+        """Statements inside the block go in one round trip, where the driver can. Their errors come at its end."""
+        return nullcontext()
+
+    def keep_plans(self, connection: Connection) -> None:
+        """The plans of statements that read no table of ours may be kept, in this transaction."""
+
+    def commit(self, connection: Connection) -> None:
+        """COMMIT, where it can travel with other statements."""
+
+    def end(self, connection: Connection) -> None:
+        """Leave no transaction open, whatever became of it."""
 
 
 class Sql:
@@ -82,8 +129,28 @@ class Sql:
         """
         readers = [_reader(type, self.dialect) for type in (returns or {}).values()]
         body = self.named(statement)
-        kind = _PostgresqlBulk if self.postgresql else _SqliteBulk
-        return kind(body, rows, readers, self.dialect)
+        if not self.postgresql:
+            return _SqliteBulk(body, rows, readers, self.dialect)
+        by_any_driver = _PostgresqlBulk(body, rows, readers, self.dialect)
+        if not self.past_sqlalchemy:
+            return by_any_driver
+        from kafkasaga.stores.driver import PsycopgBulk
+
+        return PsycopgBulk(body, rows, readers, self.dialect, by_any_driver)
+
+    def plain(self, statement: str) -> Plain:
+        """A statement without parameters."""
+        by_any_driver = _AnyPlain(self.named(statement))
+        if not self.past_sqlalchemy:
+            return by_any_driver
+        from kafkasaga.stores.driver import PsycopgPlain
+
+        return PsycopgPlain(self.named(statement), by_any_driver)
+
+    @property
+    def past_sqlalchemy(self) -> bool:
+        """Whether statements go to psycopg itself."""
+        return self.dialect.driver == "psycopg" and not self.dialect.is_async
 
 
 def types(table: Table, *names: str, **more: TypeEngine[Any]) -> dict[str, TypeEngine[Any]]:
@@ -91,7 +158,7 @@ def types(table: Table, *names: str, **more: TypeEngine[Any]) -> dict[str, TypeE
     return {**{name: table.c[name].type for name in names}, **more}
 
 
-def insert(table: str, columns: Sequence[str]) -> str:
+def insert(table: str, columns: Iterable[str]) -> str:
     """The text that inserts all of ``r``."""
     names = ", ".join(columns)
     # Without `WHERE`, SQLite would take a following ON CONFLICT for the condition of a join.
@@ -99,7 +166,7 @@ def insert(table: str, columns: Sequence[str]) -> str:
 
 
 class _PostgresqlBulk:
-    def __init__(self, body: str, rows: Types, readers: Sequence[_Convert | None], dialect: Dialect) -> None:
+    def __init__(self, body: str, rows: Types, readers: Sequence[Convert | None], dialect: Dialect) -> None:
         names = ", ".join(f'"{name}"' for name in rows)
         # The inner cast makes it a text parameter for every driver; the outer one is the array's own input function.
         arrays = ", ".join(
@@ -109,8 +176,15 @@ class _PostgresqlBulk:
         self._writers = [_literal_writer(type, dialect) for type in rows.values()]
         self._readers = readers
 
+    def send(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self.count(connection, rows)
+
+    def ask(self, connection: Connection, rows: Sequence[Row]) -> Answer:
+        found = self.rows(connection, rows)
+        return lambda: found
+
     def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-        return _read(self._execute(connection, rows), self._readers) if rows else []
+        return read(self._execute(connection, rows).fetchall(), self._readers) if rows else []
 
     def count(self, connection: Connection, rows: Sequence[Row]) -> int:
         return self._execute(connection, rows).rowcount if rows else 0
@@ -122,15 +196,23 @@ class _PostgresqlBulk:
 
 
 class _SqliteBulk:
-    def __init__(self, body: str, rows: Types, readers: Sequence[_Convert | None], dialect: Dialect) -> None:
+    def __init__(self, body: str, rows: Types, readers: Sequence[Convert | None], dialect: Dialect) -> None:
         self._names = ", ".join(f'"{name}"' for name in rows)
         self._body = body
         self._binders = [type.dialect_impl(dialect).bind_processor(dialect) for type in rows.values()]
         self._readers = readers
 
+    def send(self, connection: Connection, rows: Sequence[Row]) -> None:
+        for _ in self._execute(connection, rows, self._body):
+            pass
+
+    def ask(self, connection: Connection, rows: Sequence[Row]) -> Answer:
+        found = self.rows(connection, rows)
+        return lambda: found
+
     def rows(self, connection: Connection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
         parts = self._execute(connection, rows, self._body)
-        return [row for result in parts for row in _read(result, self._readers)]
+        return [row for result in parts for row in read(result.fetchall(), self._readers)]
 
     def count(self, connection: Connection, rows: Sequence[Row]) -> int:
         # Python's sqlite3 has a `rowcount` only for what begins with INSERT, UPDATE or DELETE; this begins with WITH.
@@ -149,6 +231,15 @@ class _SqliteBulk:
             yield connection.exec_driver_sql(f"WITH r({self._names}) AS (VALUES {marks}) {body}", tuple(values))
 
 
+class _AnyPlain:
+    def __init__(self, statement: str) -> None:
+        self._text = text(statement)
+
+    def ask(self, connection: Connection) -> Answer:
+        found = [tuple(row) for row in connection.execute(self._text)]
+        return lambda: found
+
+
 @lru_cache(maxsize=1024)
 def _sqlite_values(rows: int, columns: int) -> str:
     return ",".join([f"({','.join('?' * columns)})"] * rows)
@@ -156,15 +247,15 @@ def _sqlite_values(rows: int, columns: int) -> str:
 
 # ---- values -------------------------------------------------------------------------------------------------------
 
-_Convert = Callable[[Any], Any]
+Convert = Callable[[Any], Any]
 
 
-def _reader(type: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
+def _reader(type: TypeEngine[Any], dialect: Dialect) -> Convert | None:
     return type.dialect_impl(dialect).result_processor(dialect, None)
 
 
-def _read(result: CursorResult[Any], readers: Sequence[_Convert | None]) -> list[tuple[Any, ...]]:
-    found = result.fetchall()
+def read(found: Sequence[Sequence[Any]], readers: Sequence[Convert | None]) -> list[tuple[Any, ...]]:
+    """Rows of a database's values as rows of ours."""
     if not any(readers):
         return [tuple(row) for row in found]
     return [
@@ -197,7 +288,7 @@ def _time(value: datetime) -> str:
     return f'"{value.isoformat()}"'
 
 
-_ELEMENTS: dict[type, _Convert] = {
+_ELEMENTS: dict[type, Convert] = {
     UUID: attrgetter("hex"),
     int: str,
     str: _quoted,

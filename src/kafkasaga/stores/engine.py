@@ -34,6 +34,7 @@ _LIBPQ: Final[dict[str, str | int]] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
+    "client_encoding": "UTF8",
 }
 """Connection parameters; what the URL says wins."""
 

@@ -77,7 +77,7 @@ class Offsets:
 
     def advance(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """Remember the next offset of each partition, unless it is further already."""
-        self._advance.count(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
+        self._advance.send(connection, [(group, *place, offset) for place, offset in sorted(positions.items())])
 
     def rewind(self, connection: Connection, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """Go back to these offsets, and suspect none of those that were noted."""

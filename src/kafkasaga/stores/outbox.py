@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import MetaData, event, inspect
 from sqlalchemy.orm import Session, SessionTransaction, registry
 
-from kafkasaga.messages import Codec, Envelope, JsonCodec, Message, contract_of, key_of, write_headers
-from kafkasaga.stores.outbox_rows import headers_to_text
+from kafkasaga.messages import Codec, Envelope, JsonCodec, Message, contract_of, key_of
+from kafkasaga.stores.outbox_rows import headers_as_text
 from kafkasaga.stores.remedies import remember
 from kafkasaga.stores.schema import Tables
 from kafkasaga.stores.sessions import sync_session
@@ -179,7 +179,7 @@ class Outbox:
             topic=envelope.topic,
             key=envelope.key,
             payload=envelope.payload,
-            headers=headers_to_text(write_headers(envelope)),
+            headers=headers_as_text(envelope),
             created_at=envelope.time,
         )
 

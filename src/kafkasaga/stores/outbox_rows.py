@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from json.encoder import encode_basestring as _quoted
 from typing import Final
 from uuid import UUID
 
 from pydantic_core import from_json
 from sqlalchemy import Connection
 
-from kafkasaga.messages import Envelope, write_headers
+from kafkasaga.messages import Envelope
 from kafkasaga.stores.bulk import Sql, insert, types
 
 _COLUMNS = ("message_id", "topic", "key", "payload", "headers", "created_at")
@@ -31,16 +32,41 @@ class OutboxRows:
 
     def add(self, connection: Connection, envelopes: Sequence[Envelope]) -> None:
         """Append messages, in this order."""
-        self._add.count(connection, [_row(envelope) for envelope in envelopes])
+        self._add.send(connection, [_row(envelope) for envelope in envelopes])
 
     def unsent(self, connection: Connection, ids: Collection[UUID]) -> set[UUID]:
         """Those message ids that are still in the outbox."""
         return {id for (id,) in self._unsent.rows(connection, [(id,) for id in sorted(set(ids))])}
 
 
-def headers_to_text(headers: Mapping[str, str]) -> str:
-    """Headers as they lie in the outbox: a JSON object."""
-    return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
+def headers_as_text(envelope: Envelope) -> str:
+    """The headers of a message as they lie in the outbox: what ``write_headers`` gives, as a JSON object."""
+    text = (
+        f'{{{_fixed_headers(envelope.source, envelope.type, envelope.content_type)},"ce_id":"{envelope.id}",'
+        f'"ce_time":"{envelope.time.isoformat()}"'
+    )
+    if envelope.traceparent:
+        text += f',"traceparent":{_quoted(envelope.traceparent)}'
+    if (saga := envelope.saga) is not None:
+        text += (
+            f',"ce_saganame":{_quoted(saga.saga)},"ce_sagaid":"{saga.saga_id}","ce_sagastep":{_quoted(saga.step)},'
+            f'"ce_sagageneration":"{saga.generation}","ce_sagaoperation":"{saga.operation.value}"'
+        )
+        if saga.command_id is not None:
+            text += f',"ce_sagacommandid":"{saga.command_id}"'
+        if saga.failures:
+            text += f',"ce_sagafailures":{_quoted(" ".join(saga.failures))}'
+        if saga.mark is not None:
+            text += f',"ce_sagamark":"{saga.mark.value}"'
+    return text + "}"
+
+
+@lru_cache(maxsize=1024)
+def _fixed_headers(source: str, type: str, content_type: str) -> str:
+    return (
+        f'"ce_specversion":"1.0","ce_source":{_quoted(source)},"ce_type":{_quoted(type)},'
+        f'"content-type":{_quoted(content_type)}'
+    )
 
 
 headers_from_text: Final[Callable[[str], dict[str, str]]] = from_json
@@ -48,5 +74,5 @@ headers_from_text: Final[Callable[[str], dict[str, str]]] = from_json
 
 
 def _row(envelope: Envelope) -> tuple[object, ...]:
-    headers = headers_to_text(write_headers(envelope))
+    headers = headers_as_text(envelope)
     return envelope.id, envelope.topic, envelope.key, envelope.payload, headers, envelope.time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -88,6 +88,7 @@ class ParkedMessages:
             CASE WHEN r.status = 'dead-letter' THEN CURRENT_TIMESTAMP END FROM r WHERE true""",  # noqa: S608 (our own)
             types(table, *_COLUMNS),
         )
+        self._any = sql.plain("SELECT 1 FROM {parked_message} WHERE status != 'dead-letter' LIMIT 1")
         self._head = self._due_head()
         self._next = self._next_of_lane()
 
@@ -95,6 +96,11 @@ class ParkedMessages:
         """Those of ``lanes`` in which something is parked."""
         found = self._lanes.rows(connection, sorted(set(lanes)))
         return {ParkedKey(consumer, topic, key) for consumer, topic, key in found}
+
+    def ask_any(self, connection: Connection) -> Callable[[], bool]:
+        """Whether anything is parked at all, answered later."""
+        answer = self._any.ask(connection)
+        return lambda: bool(answer())
 
     def park(self, connection: Connection, messages: Sequence[Parked]) -> None:
         """Keep messages, in this order."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from threading import Event
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import URL, Connection, Dialect, Engine, RootTransaction
+from sqlalchemy import URL, Connection, Dialect, Engine
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.ports import Progress, Prunable, TopicPartition
 from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.acts import ParkedActs
-from kafkasaga.stores.bulk import Sql
+from kafkasaga.stores.bulk import ISOLATION, Sql
 from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.engine import create_library_engine, in_memory
 from kafkasaga.stores.failures import translated
-from kafkasaga.stores.handler_session import HandlerSession
 from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox import Outbox
 from kafkasaga.stores.outbox_rows import OutboxRows
@@ -59,6 +58,10 @@ class SqlStore:
         self._timers = Timers(self.tables)
         self._retention = Retention(self._sql)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
+        # With psycopg BEGIN travels with the first statements: SQLAlchemy is told that it is not the driver's to send.
+        past_it = self._sql.past_sqlalchemy
+        own = {ISOLATION: engine.get_execution_options().get("isolation_level")}
+        self._units = engine.execution_options(isolation_level="AUTOCOMMIT", **own) if past_it else engine
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
 
     @property
@@ -70,21 +73,17 @@ class SqlStore:
     def begin(self) -> Generator[SqlUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
         published = Event()
-        with translated(), self.engine.connect() as connection:
+        with translated(), self._units.connect() as connection:
             transaction = connection.begin()
-            begin_writing(connection)
             unit = SqlUnitOfWork(connection, self._statements, published.set)
             try:
                 yield unit
-                unit.flush()
                 # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
                 # has rolled back and swallowed the error. `commit` raises then.
-                _commit(connection, transaction)
+                unit.commit(transaction)
             finally:
-                session = unit.existing_session
-                if isinstance(session, HandlerSession):
-                    session.detach()
-        if session is not None:
+                unit.end()
+        if (session := unit.existing_session) is not None:
             wake.committed(session)
         if published.is_set():
             wake.wake(self.engine, self.tables)
@@ -173,17 +172,6 @@ class SqlStore:
     def _reading(self) -> Generator[Connection]:
         with translated(), self._reads.connect() as connection:
             yield connection
-
-
-def _commit(connection: Connection, transaction: RootTransaction) -> None:
-    try:
-        transaction.commit()
-    except BaseException:
-        # SQLite keeps a transaction open whose commit a deferred constraint refused; SQLAlchemy takes it for ended, and
-        # the next user of the connection would find it under way.
-        with suppress(Exception):
-            connection.connection.rollback()
-        raise
 
 
 def enlist(session: Any, tables: Tables | Outbox) -> SqlUnitOfWork:

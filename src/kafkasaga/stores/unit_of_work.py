@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from kafkasaga.errors import SerializationConflict
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import (
     BarrierEntry,
@@ -23,7 +26,7 @@ from kafkasaga.ports import (
 )
 from kafkasaga.saga.instance import Instance
 from kafkasaga.stores.barrier import Barrier
-from kafkasaga.stores.bulk import Sql
+from kafkasaga.stores.bulk import Sql, Way
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.handler_session import HandlerSession
 from kafkasaga.stores.inbox import Inbox
@@ -47,9 +50,21 @@ class Statements:
         self.parked: Final = ParkedMessages(sql)
         self.parked_commands: Final = ParkedCommands(sql)
 
+        self.way: Final = Way() if not sql.past_sqlalchemy else _past_sqlalchemy()
+
+
+def _past_sqlalchemy() -> Way:
+    from kafkasaga.stores.driver import PsycopgWay
+
+    return PsycopgWay()
+
 
 class SqlUnitOfWork:
-    """Implements ``ports.UnitOfWork`` over one connection. Made by ``SqlStore``; used by one thread."""
+    """Implements ``ports.UnitOfWork`` over one connection. Made by ``SqlStore``; used by one thread.
+
+    What nobody waits for is kept for the end of the transaction and travels with its COMMIT, in one round trip. Before
+    any other statement it is sent first, so that all take effect in the order of their calls.
+    """
 
     def __init__(
         self,
@@ -58,15 +73,33 @@ class SqlUnitOfWork:
         published: Callable[[], None],
         session: Session | None = None,
     ) -> None:
-        self._connection = connection
+        self._unbegun = connection
         self._do = statements
+        self._begun = session is not None or not statements.way.begins_late
+        if session is None and self._begun:
+            statements.way.begin(connection)
         self._published = published
         self._session = session
+        self._ends_elsewhere = session is not None
         self._timers: KnownTimers = {}
+        self._later: list[Callable[[], None]] = []
+        self._ahead: set[BarrierKey] | None = None
+        self._read: dict[BarrierKey, BarrierEntry] | None = None
+        """What the barrier has of those that were looked for ahead."""
+        self._nothing_parked = False
+
+    @property
+    def _connection(self) -> Connection:
+        """Inside its transaction, which begins when it is first asked for: BEGIN travels with what follows."""
+        if not self._begun:
+            self._begun = True
+            self._do.way.begin(self._unbegun)
+        return self._unbegun
 
     @property
     def session(self) -> Session:
         """The session of this transaction; made when first asked for, since most of a batch may need none."""
+        self._send()
         if self._session is None:
             self._session = HandlerSession(self._connection)
         return self._session
@@ -78,100 +111,135 @@ class SqlUnitOfWork:
 
     def flush(self) -> None:
         """Write out what handlers left in the session."""
-        if self._session is not None:
-            with translated():
-                self._session.flush()
+        session = self._session
+        if session is not None and (session.new or session.dirty or session.deleted):
+            with self._now():
+                session.flush()
+
+    def commit(self, transaction: RootTransaction) -> None:
+        """Flush, send what was kept for the end, and commit."""
+        self.flush()
+        if self._later and transaction.is_active:
+            with translated(), self._settling(), self._do.way.together(self._unbegun):
+                for send in self._later:
+                    send()
+                self._do.way.commit(self._connection)
+            self._later.clear()
+        # After a COMMIT that went with them this is no statement; SQLAlchemy and those who listen to it hear of it.
+        commit(self._unbegun, transaction)
+
+    def end(self) -> None:
+        """The transaction is over: let go of the connection."""
+        if isinstance(self._session, HandlerSession):
+            self._session.detach()
+        self._do.way.end(self._unbegun)
+
+    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+        """No statement: ``claim_inbox`` asks."""
+        self._ahead = set(steps)
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement."""
-        with translated():
-            return self._do.inbox.claim(self._connection, keys)
+        """One statement; with what was looked for ahead two or three, in one round trip."""
+        if self._ahead is None:
+            with self._now():
+                return self._do.inbox.claim(self._connection, keys)
+        with self._now():
+            with self._do.way.together(self._unbegun):
+                self._do.way.keep_plans(self._connection)
+                fresh = self._do.inbox.ask(self._connection, keys)
+                parked = self._do.parked.ask_any(self._connection)
+                read = self._do.barrier.ask(self._connection, self._ahead)
+            self._nothing_parked, self._read = not parked(), read()
+            return fresh()
 
-    def claim_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
-        """One statement; a second one if keys were taken."""
-        with translated():
-            return self._do.barrier.claim(self._connection, keys)
+    def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+        """One statement; none if the keys were looked for ahead."""
+        if self._read is not None and self._ahead is not None and self._ahead >= set(keys):
+            return {key: entry for key, entry in self._read.items() if key in keys}
+        with self._now():
+            return self._do.barrier.ask(self._connection, keys)()
 
     def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
         """One statement."""
-        with translated():
-            self._do.barrier.settle(self._connection, entries)
+        self._read = None
+        self._at_end(lambda: self._do.barrier.settle(self._connection, entries))
 
     def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.barrier.carried_out(self._connection, actions)
 
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.sagas.load(self._connection, ids, self._timers)
 
     def current_sagas(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.sagas.current(self._connection, keys)
 
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
         """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped."""
-        with translated():
+        with self._now():
             self._do.sagas.save(self._connection, changes, self._timers)
 
     def add_outbox(self, envelopes: Sequence[Envelope]) -> None:
         """One statement."""
         if envelopes:
-            with translated():
-                self._do.outbox.add(self._connection, envelopes)
+            self._at_end(lambda: self._do.outbox.add(self._connection, envelopes))
             self._published()
 
     def advance(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """One statement."""
-        with translated():
-            self._do.offsets.advance(self._connection, group, positions)
+        self._at_end(lambda: self._do.offsets.advance(self._connection, group, positions))
 
     def rewind(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """One statement."""
-        with translated():
+        with self._now():
             self._do.offsets.rewind(self._connection, group, positions)
 
     def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
-        """One statement."""
-        with translated():
+        """One statement; none if it is known that nothing is parked at all."""
+        if self._nothing_parked:
+            return set()
+        with self._now():
             return self._do.parked.lanes(self._connection, lanes)
 
     def park(self, messages: Sequence[Parked]) -> None:
         """One statement."""
-        with translated():
+        self._nothing_parked = False
+        with self._now():
             self._do.parked.park(self._connection, messages)
 
     def replace_parked(self, messages: Sequence[Parked]) -> set[InboxKey]:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.parked_commands.replace(self._connection, messages)
 
     def drop_parked(self, actions: Collection[BarrierKey]) -> list[tuple[ParkedKey, BarrierKey]]:
         """One statement; a second one if there were any."""
-        with translated():
+        with self._now():
             return self._do.parked_commands.drop(self._connection, actions)
 
     def note_batch(self, group: str, ends: Mapping[TopicPartition, int]) -> None:
         """One statement."""
-        with translated():
+        with self._now():
             self._do.offsets.note_batch(self._connection, group, ends)
 
     def note_attempt(self, group: str, place: TopicPartition, offset: int) -> int:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.offsets.note_attempt(self._connection, group, place, offset)
 
     def claim_parked(self, now: datetime) -> Parked | None:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.parked.claim(self._connection, now)
 
     def lock_parked(self, id: int, attempts: int) -> bool:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.parked.lock(self._connection, id, attempts)
 
     def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
@@ -181,7 +249,7 @@ class SqlUnitOfWork:
 
     def unpark(self, id: int) -> None:
         """Two statements."""
-        with translated():
+        with self._now():
             self._do.parked.unpark(self._connection, id)
 
     def repark(
@@ -189,10 +257,55 @@ class SqlUnitOfWork:
     ) -> None:
         """One statement; a second one for a dead letter."""
         noted = {"error": error, "status": status, "attempts": attempts, "next_at": next_at, "deaths": deaths}
-        with translated():
+        with self._now():
             self._do.parked.repark(self._connection, id, noted)
 
     def free_lanes(self) -> int:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.parked.free_lanes(self._connection)
+
+    # -- what is kept for the end
+
+    def _at_end(self, send: Callable[[], None]) -> None:
+        self._later.append(send)
+        if self._ends_elsewhere:
+            with translated():
+                self._send()
+
+    @contextmanager
+    def _now(self) -> Generator[None]:
+        """Around a statement that somebody waits for."""
+        with translated():
+            self._send()
+            yield
+
+    def _send(self) -> None:
+        """Send what was kept for the end."""
+        if self._later:
+            later, self._later = self._later, []
+            with translated(), self._settling(), self._do.way.together(self._unbegun):
+                for send in later:
+                    send()
+
+    @contextmanager
+    def _settling(self) -> Generator[None]:
+        """A barrier's entry that another transaction has written meanwhile is a conflict with it."""
+        try:
+            yield
+        except IntegrityError as error:
+            if not self._do.barrier.refused(error):
+                raise
+            raise SerializationConflict("another transaction has answered the same command meanwhile") from error
+
+
+def commit(connection: Connection, transaction: RootTransaction) -> None:
+    """Commit, and leave no connection behind that only seems to be out of its transaction."""
+    try:
+        transaction.commit()
+    except BaseException:
+        # SQLite keeps a transaction open whose commit a deferred constraint refused; SQLAlchemy takes it for ended, and
+        # the next user of the connection would find it under way.
+        with suppress(Exception):
+            connection.connection.rollback()
+        raise

@@ -1,5 +1,6 @@
 """Transactions in other threads, and what was executed."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -64,15 +65,36 @@ def until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def counted_statements(store: SqlStore) -> Generator[list[str]]:
-    """The statements that are executed inside the block; BEGIN and COMMIT are the driver's and do not count."""
+    """The statements that are executed inside the block, also those that go past SQLAlchemy.
+
+    What begins and ends a transaction does not count, nor the SET LOCAL that goes with its beginning.
+    """
     statements: list[str] = []
 
-    def note(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.startswith("BEGIN"):
+    def note(statement: str) -> None:
+        if not statement.startswith(("BEGIN", "COMMIT", "SET LOCAL")):
             statements.append(statement)
 
-    event.listen(store.engine, "before_cursor_execute", note)
+    def through_sqlalchemy(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
+        note(statement)
+
+    past_it = _Noting(note)
+    event.listen(store.engine, "before_cursor_execute", through_sqlalchemy)
+    log, level = logging.getLogger("kafkasaga.sql"), logging.getLogger("kafkasaga.sql").level
+    log.addHandler(past_it)
+    log.setLevel(logging.DEBUG)
     try:
         yield statements
     finally:
-        event.remove(store.engine, "before_cursor_execute", note)
+        log.setLevel(level)
+        log.removeHandler(past_it)
+        event.remove(store.engine, "before_cursor_execute", through_sqlalchemy)
+
+
+class _Noting(logging.Handler):
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())

@@ -27,7 +27,7 @@ from kafkasaga.cli.loading import loading
 LOOK_SECONDS = 0.1
 
 FUNCTIONS = {
-    "commit": ("kafkasaga.stores.store", "_commit"),
+    "commit": ("kafkasaga.stores.unit_of_work", "SqlUnitOfWork.commit"),
     "produce": ("kafkasaga.kafka.producer", "KafkaProducer.stream"),
     "offset store": ("kafkasaga.kafka.consumer", "KafkaConsumer.store"),
     "relay delete": ("kafkasaga.stores.relay_queue", "SqlRelayQueue.delete"),
@@ -99,10 +99,10 @@ def plant(mortality: Mortality, name: str) -> None:
 
 def tell_milestones(mortality: Mortality) -> None:
     """Note who owns partitions, and the way from the start to the first progress that was committed."""
-    from kafkasaga.stores import store
     from kafkasaga.stores.offsets import Offsets
+    from kafkasaga.stores.unit_of_work import SqlUnitOfWork
 
-    take_over, advance, commit = Offsets.take_over, Offsets.advance, store._commit
+    take_over, advance, commit = Offsets.take_over, Offsets.advance, SqlUnitOfWork.commit
     advanced = threading.local()
 
     def noted_take_over(self: Any, connection: Any, group: str, owner: Any, partitions: Any) -> Any:
@@ -123,7 +123,7 @@ def tell_milestones(mortality: Mortality) -> None:
 
     Offsets.take_over = noted_take_over  # type: ignore[method-assign]
     Offsets.advance = noted_advance  # type: ignore[method-assign,assignment]
-    store._commit = noted_commit  # type: ignore[assignment]
+    SqlUnitOfWork.commit = noted_commit  # type: ignore[method-assign,assignment]
 
 
 def main() -> None:

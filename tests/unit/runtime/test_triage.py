@@ -222,14 +222,14 @@ def test_a_second_handler_of_the_command_is_not_the_sagas_business(broker: Memor
 def test_a03_an_action_that_was_carried_out_meanwhile_makes_its_compensation_wait(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another replica handles the parked action between our look at the barrier and our claim of it."""
+    """Another replica handles the parked action between our two looks at the barrier."""
     bank.parks(Charge(id="1"), Other(id="1"))
     conflicts: list[BarrierKey] = []
-    claim = SqlUnitOfWork.claim_barrier
+    read = SqlUnitOfWork.read_barrier
 
     def late(uow: SqlUnitOfWork, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
-        """What this transaction finds after it has waited for the other one; from the next one on it is committed."""
-        known = claim(uow, keys)
+        """What the second look finds; from the next transaction on the first one finds it too."""
+        known = read(uow, keys)
         found = {key: BarrierEntry(Outcome.DONE) for key in keys if key.operation is ACTION}
         conflicts.extend(found)
         return known | found
@@ -237,7 +237,7 @@ def test_a03_an_action_that_was_carried_out_meanwhile_makes_its_compensation_wai
     def meanwhile(uow: SqlUnitOfWork, actions: Collection[BarrierKey]) -> set[BarrierKey]:
         return set(actions) if conflicts else set()
 
-    monkeypatch.setattr(SqlUnitOfWork, "claim_barrier", late)
+    monkeypatch.setattr(SqlUnitOfWork, "read_barrier", late)
     monkeypatch.setattr(SqlUnitOfWork, "carried_out", meanwhile)
     bank.reads(Refund(id="1"))
     assert len(conflicts) == 1

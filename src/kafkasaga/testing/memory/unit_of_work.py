@@ -39,7 +39,7 @@ class MemoryUnitOfWork:
         self._tables, self._locks, self._waiting, self._ages = tables, locks, waiting, ages
         self._writes: list[Callable[[], None]] = []
         self._inbox: set[InboxKey] = set()
-        self._barrier: dict[BarrierKey, BarrierEntry | None] = {}
+        self._barrier: dict[BarrierKey, BarrierEntry] = {}
         self._sagas: dict[UUID, Instance] = {}
         self._timers: dict[UUID, datetime | None] = {}
         self._parked: dict[int, Parked | None] = {}
@@ -62,14 +62,25 @@ class MemoryUnitOfWork:
         with self._waiting.guard:
             return {key for key in sorted(set(keys)) if self._claim(key, self._tables.inbox, self._inbox)}
 
-    def claim_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+        """Nothing is far away here."""
+
+    def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+        self._alive()
         with self._waiting.guard:
-            taken = [key for key in sorted(set(keys)) if not self._claim_row(key)]
-            return {key: self._settled(key) for key in taken}
+            known = {key: self._barrier.get(key) or self._tables.barrier.get(key) for key in keys}
+            found = {key: entry for key, entry in known.items() if entry is not None}
+            for key in found:  # so that nobody forgets it; readers do not wait for readers
+                self._locks.try_take(self, ("barrier", key))
+        return found
 
     def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
-        self._alive()
-        self._barrier |= entries
+        with self._waiting.guard:
+            for key in sorted(entries):
+                self._lock(("barrier", key))
+                if key in self._tables.barrier or key in self._barrier:
+                    raise SerializationConflict("another transaction has answered the same command meanwhile")
+                self._barrier[key] = entries[key]
 
     def _claim(self, key: InboxKey, committed: set[InboxKey], own: set[InboxKey]) -> bool:
         self._lock(("inbox", key))
@@ -77,19 +88,6 @@ class MemoryUnitOfWork:
             return False
         own.add(key)
         return True
-
-    def _claim_row(self, key: BarrierKey) -> bool:
-        self._lock(("barrier", key))
-        if key in self._tables.barrier or key in self._barrier:
-            return False
-        self._barrier[key] = None
-        return True
-
-    def _settled(self, key: BarrierKey) -> BarrierEntry:
-        entry = self._barrier.get(key) or self._tables.barrier.get(key)
-        if entry is None:
-            raise RuntimeError(f"{key} was claimed and not settled in its transaction")
-        return entry
 
     def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
         self._alive()

@@ -155,9 +155,12 @@ class WorldUnitOfWork:
         self._done.claimed |= fresh
         return fresh
 
-    def claim_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
+    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+        self._inner.look_ahead(steps)
+
+    def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
         self._pass("barrier")
-        return self._inner.claim_barrier(keys)
+        return self._inner.read_barrier(keys)
 
     def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
         self._pass("settle")

@@ -1,0 +1,92 @@
+"""Columns of values as PostgreSQL's binary arrays.
+
+The server copies a binary array where it would have to read a literal twice, character by character, and ``bytea`` is
+not blown up to twice its size. It is built here and not by psycopg, whose adaptation of lists takes 2 to 20 times as
+long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from struct import Struct
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy.types import BigInteger, TypeEngine
+
+_HEADER: Final = Struct("!iIIii").pack
+"""One dimension; that there may be NULLs; the elements' type; how many; the first one's number."""
+_LENGTH: Final = Struct("!I").pack
+_INT4: Final = Struct("!Ii").pack
+_INT8: Final = Struct("!Iq").pack
+_OF_UUID: Final = _LENGTH(16)
+_NULL: Final = b"\xff\xff\xff\xff"
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_KEPT: Final = 1024
+"""So many short texts of a column are kept as bytes: most columns repeat a few names."""
+_SHORT: Final = 40
+
+
+class _Texts(dict[str | None, bytes]):
+    """Texts with their lengths before them."""
+
+    def __init__(self) -> None:
+        super().__init__({None: _NULL})
+
+    def __missing__(self, text: str) -> bytes:
+        encoded = text.encode()
+        element = _LENGTH(len(encoded)) + encoded
+        if len(self) < _KEPT and len(text) < _SHORT:
+            self[text] = element
+        return element
+
+
+def _bytes(value: bytes | None) -> bytes:
+    return _NULL if value is None else _LENGTH(len(value)) + value
+
+
+def _uuid(value: UUID | None) -> bytes:
+    return _NULL if value is None else _OF_UUID + value.int.to_bytes(16, "big")
+
+
+def _int4(value: int | None) -> bytes:
+    return _NULL if value is None else _INT4(4, value)
+
+
+def _int8(value: int | None) -> bytes:
+    return _NULL if value is None else _INT8(8, value)
+
+
+def _time(value: datetime | None) -> bytes:
+    if value is None:
+        return _NULL
+    if value.tzinfo is None:
+        raise ValueError(f"a time without a time zone: {value!r}; use datetime.now(UTC)")
+    since = value - _EPOCH
+    return _INT8(8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+_ELEMENTS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
+    UUID: (2950, _uuid),
+    bytes: (17, _bytes),
+    int: (23, _int4),
+    datetime: (1184, _time),
+}
+"""What PostgreSQL calls a type (its oid), and what writes one value of it."""
+
+
+def array_writer(type: TypeEngine[Any]) -> Callable[[Sequence[Any]], bytes]:
+    """A function that writes the values of a column of this type as an array."""
+    oid, encode = _element(type)
+
+    def write(values: Sequence[Any]) -> bytes:
+        return b"".join((_HEADER(1, 1, oid, len(values), 1), *map(encode, values)))
+
+    return write
+
+
+def _element(type: TypeEngine[Any]) -> tuple[int, Callable[[Any], bytes]]:
+    if type.python_type is str:
+        return 25, _Texts().__getitem__
+    return (20, _int8) if isinstance(type, BigInteger) else _ELEMENTS[type.python_type]
