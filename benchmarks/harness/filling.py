@@ -10,8 +10,8 @@ from uuid import UUID
 
 import psycopg
 
-from kafkasaga.messages import Envelope, write_headers
-from kafkasaga.stores.outbox_rows import headers_to_text
+from kafkasaga.messages import Envelope
+from kafkasaga.stores.outbox_rows import headers_as_text
 
 SORT_MEMORY = "512MB"
 PAGE_FILL = 70
@@ -22,7 +22,7 @@ _NO_ID = UUID(int=0)
 def fill_outbox(driver: Any, topic: str, count: int, first: int, keys: int, size: int) -> None:
     """Rows as ``outbox.publish`` writes them, with messages as ``benchmarks.ours.relayed`` has them."""
     now = datetime.now(UTC)
-    headers = headers_to_text(write_headers(Envelope(topic, "", _NO_ID, "bench", topic, now, b"")))
+    headers = headers_as_text(Envelope(topic, "", _NO_ID, "bench", topic, now, b""))
     driver.execute(
         """
         INSERT INTO outbox (message_id, topic, key, payload, headers, created_at)

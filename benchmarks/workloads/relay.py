@@ -25,9 +25,9 @@ from benchmarks.harness.processes import Worker, ceiling_command, running, servi
 from benchmarks.harness.usage import Meter, peak_memory
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.relayed import TOPIC, Placed, outbox
-from kafkasaga.messages import NAMESPACE, Envelope, write_headers
+from kafkasaga.messages import NAMESPACE, Envelope
 from kafkasaga.stores.migrations import upgrade
-from kafkasaga.stores.outbox_rows import headers_to_text
+from kafkasaga.stores.outbox_rows import headers_as_text
 
 KEYS = 1000
 Starts = dict[tuple[str, int], int]
@@ -118,7 +118,7 @@ class Ours(Relay):
                 body = message.model_dump_json().encode()
                 now = datetime.now(UTC)
                 envelope = Envelope(TOPIC, message.account, id, "bench", TOPIC, now, body)
-                headers = headers_to_text(write_headers(envelope))
+                headers = headers_as_text(envelope)
                 copy.write_row((id, TOPIC, message.account, body, headers, now))
 
 
