@@ -1,8 +1,9 @@
 """Running handlers, behind the barrier (invariant I9).
 
 The barrier has a row for each thing that a saga can ask of this service: (saga, step, generation, operation). It is
-inserted before the handler runs, in the handler's transaction, so of two messages that ask the same, one waits for the
-other. A compensation claims its action's row too. What it finds there decides:
+read before the handler runs and inserted at the end of the handler's transaction. Of two transactions that insert one
+row, the second is refused by the row's key and run again: then it reads what the first one left. A compensation with
+nothing to undo inserts its action's row too. What is read decides:
 
 ==================  ==============================  =================================================
 a message asks for  and the barrier holds           so

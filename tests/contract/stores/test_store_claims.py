@@ -181,9 +181,10 @@ class TestBarrier:
 
         def settle(*keys: BarrierKey) -> set[BarrierKey]:
             with store.begin() as uow:
-                new = set(keys) - uow.read_barrier(keys).keys()
+                known = uow.read_barrier(keys)
+                new = [key for key in keys if key not in known]  # in the order in which they were given
                 uow.settle_barrier(dict.fromkeys(new, DONE))
-                return new
+                return set(new)
 
         def until_done(*keys: BarrierKey) -> set[BarrierKey]:
             while True:
