@@ -17,6 +17,15 @@ from kafkasaga.stores import SqlStore, Tables, create_store
 from tests.contract.kafka_kit import WITHIN, Broker, until
 
 
+def put(store: SqlStore, rows: Iterable[tuple[str, str, bytes]], time: datetime | None = None) -> list[UUID]:
+    """Commit rows of topic, key and body; returns their message ids."""
+    now = time or datetime.now(UTC)
+    envelopes = [Envelope(topic, key, uuid4(), "t", "T", now, body) for topic, key, body in rows]
+    with store.begin() as uow:
+        uow.add_outbox(envelopes)
+    return [envelope.id for envelope in envelopes]
+
+
 class Relaying:
     """An outbox in memory, and the relay that publishes it."""
 
@@ -26,11 +35,7 @@ class Relaying:
 
     def put(self, rows: Iterable[tuple[str, str, bytes]], time: datetime | None = None) -> list[UUID]:
         """Committed rows of topic, key and body; returns their message ids."""
-        now = time or datetime.now(UTC)
-        envelopes = [Envelope(topic, key, uuid4(), "t", "T", now, body) for topic, key, body in rows]
-        with self.store.begin() as uow:
-            uow.add_outbox(envelopes)
-        return [envelope.id for envelope in envelopes]
+        return put(self.store, rows, time)
 
     def waiting(self) -> int:
         """How many rows are in the outbox."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -11,10 +12,14 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from sqlalchemy import select
+from sqlalchemy import MetaData, select
 
+from kafkasaga.clock import SystemClock
+from kafkasaga.kafka import KafkaProducer
+from kafkasaga.runtime.relay import Relay
+from kafkasaga.stores import Tables, create_store
 from tests.contract.kafka_kit import WITHIN, Broker, Member, unique
-from tests.contract.relay_kit import relaying
+from tests.contract.relay_kit import put, relaying
 
 
 def read_by_key(settings: Broker, topic: str, count: int) -> dict[str, list[int]]:
@@ -82,3 +87,28 @@ def test_a09_a_record_that_the_broker_refuses_blocks_its_key_and_nothing_that_wa
     found = read_by_key(broker, topic, 299)
     assert found.pop("k7") == [7, 107]
     assert found == {f"k{k}": list(range(k, 300, 100)) for k in range(100) if k != 7}
+
+
+def test_i04_relays_that_share_the_keys_keep_the_order_of_each(broker: Broker, postgres_url: str) -> None:
+    """Three relays in one process, each with its own client of Kafka, and rows that come meanwhile."""
+    topic, tables = broker.topic(3), Tables(MetaData())
+    store = create_store(postgres_url, tables)
+    tables.metadata.create_all(store.engine)
+    relays = [
+        Relay(queue, lambda: KafkaProducer(broker), SystemClock(), poll_interval=0.02)
+        for queue in store.relay_queues(3)
+    ]
+    threads = [threading.Thread(target=relay.run) for relay in relays]
+    for thread in threads:
+        thread.start()
+    for begin in range(0, 600, 60):
+        put(store, [(topic, f"k{n % 30}", b"%d" % n) for n in range(begin, begin + 60)])
+    found = read_by_key(broker, topic, 600)
+    assert all(relay.active for relay in relays), "each had some of the keys"
+    for relay in relays:
+        relay.stop()
+    for thread in threads:
+        thread.join(WITHIN)
+    assert found == {f"k{k}": list(range(k, 600, 30)) for k in range(30)}
+    assert store.queries().counts().outbox == 0
+    store.close()

@@ -136,17 +136,15 @@ class Runner:
         )
         if not all(self._patiently(what, check) for what, check in checks):
             return False
-        for role in self._roles:
-            if (role == "consumer" and not service.reads) or (role == "pruner" and not self._keep):
-                continue
-            loop = self._build(role, store)
+        loops = [(role, loop) for role in self._roles for loop in self._build(role, store)]
+        for role, loop in loops:
             thread = threading.Thread(target=self._guard, args=(role, loop), name=f"{service.name}-{role}", daemon=True)
             self._running.append(_Running(role, loop, thread))
         self._watchdog.start()
         for running in self._running:
             running.thread.start()
         self._started = True
-        log.info("service started", service=service.name, roles=[r.role for r in self._running])
+        log.info("service started", service=service.name, roles=list(dict.fromkeys(role for role, _ in loops)))
         return True
 
     def stop(self) -> None:
@@ -246,33 +244,39 @@ class Runner:
         known = os.environ.get(f"{PREFIX}BOOTSTRAP_SERVERS") == servers
         return "" if known else f" --bootstrap-servers {servers}"
 
-    def _build(self, role: Role, store: SqlStore) -> _Loop:
+    def _build(self, role: Role, store: SqlStore) -> list[_Loop]:
+        """The loops of a role: several relays, each with its share of the keys; none where there is nothing to do."""
         service, settings = self._service, self._settings
         sender = Sender(service.name, service.codec, SystemClock(), service.outbox.place)
         batches = BatchRunner(
             service.name, store, service.router(), service.definitions, sender, service.parking, self._watchdog
         )
         match role:
-            case "consumer":
+            case "consumer" if service.reads:
                 consumer = KafkaConsumer(settings, service.name)
-                return ConsumerLoop(
-                    service.name,
-                    consumer,
-                    store,
-                    batches,
-                    service.reads,
-                    batch_size=settings.batch_size,
-                    max_parked=settings.max_parked,
-                )
+                return [
+                    ConsumerLoop(
+                        service.name,
+                        consumer,
+                        store,
+                        batches,
+                        service.reads,
+                        batch_size=settings.batch_size,
+                        max_parked=settings.max_parked,
+                    )
+                ]
             case "relay":
-                return Relay(
-                    store.relay_queue(),
-                    lambda: KafkaProducer(settings, client_id=f"{service.name}-relay"),
-                    sender.clock,
-                    poll_interval=settings.relay_poll_interval,
-                )
-            case "pruner":
-                return Pruner(store, self._keep, sender.clock)
+                return [
+                    Relay(
+                        queue,
+                        lambda: KafkaProducer(settings, client_id=f"{service.name}-relay"),
+                        sender.clock,
+                        poll_interval=settings.relay_poll_interval,
+                    )
+                    for queue in store.relay_queues(settings.relays)
+                ]
+            case "pruner" if self._keep:
+                return [Pruner(store, self._keep, sender.clock)]
             case "timekeeper":
                 topics = Topics(settings)
                 replies = sorted(contract_of(t).topic for d in service.definitions.values() for t in d.replies)
@@ -281,7 +285,9 @@ class Runner:
                     starts = topics.starts(replies)
                     return {place: end for place, end in topics.ends(replies).items() if end > starts.get(place, 0)}
 
-                return Timekeeper(service.name, store, unread_ends, service.definitions, sender, batches)
+                return [Timekeeper(service.name, store, unread_ends, service.definitions, sender, batches)]
+            case _:
+                return []
 
 
 def _check_complete(settings: Settings) -> None:

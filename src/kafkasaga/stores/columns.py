@@ -83,7 +83,6 @@ class TableBuilder:
             Column("message_id", Uuid(), nullable=False),
             Column("topic", Text(), nullable=False),
             Column("key", Text(), nullable=False),
-            Column("bucket", Integer(), nullable=False, default=0, server_default="0"),
             Column("payload", LargeBinary()),
             Column("headers", Text(), nullable=False),
             Column("created_at", UtcDateTime(), nullable=False),

@@ -1,4 +1,4 @@
-"""One relay at a time on PostgreSQL: a session advisory lock on a dedicated connection.
+"""One relay at a time for each share of the keys on PostgreSQL: a session advisory lock on a dedicated connection.
 
 Everything the relay does runs on the connection that holds the lock. Whatever ends the connection frees the lock at
 once, and a relay that lost it notices with its next statement. A frozen relay loses it by the server's clock: the
@@ -26,6 +26,7 @@ from kafkasaga.ports import OutboxRow
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.relay_queue import SqlRelayQueue
+from kafkasaga.stores.relay_share import WHOLE, Share, Turns
 from kafkasaga.stores.wake import Target, listen
 
 IDLE_SESSION: Final = 15.0
@@ -44,15 +45,23 @@ class PostgresqlRelayQueue(SqlRelayQueue):
     """Implements ``ports.RelayQueue``. ``engine`` must reach the server itself: poolers between share sessions."""
 
     def __init__(
-        self, engine: Engine, sql: Sql, *, bucket: int = 0, idle_session_timeout: float = IDLE_SESSION
+        self,
+        engine: Engine,
+        sql: Sql,
+        *,
+        share: Share = WHOLE,
+        turns: Turns | None = None,
+        idle_session_timeout: float = IDLE_SESSION,
     ) -> None:
-        super().__init__(sql, bucket)
+        super().__init__(sql, share)
         if engine.dialect.driver != "psycopg":
             raise ConfigurationError(f"the relay needs the psycopg driver, not {engine.dialect.driver!r}")
         outbox = sql.name("outbox")
         self._delete = f"DELETE FROM {outbox} WHERE id = ANY(%s::bigint[]) AND message_id = ANY(%s::uuid[])"  # noqa: S608 (our own text)
         self._engine = engine
-        self._bucket = bucket
+        self._share, self._turns = share, turns or Turns()
+        self._turn_in = 0.0
+        """Seconds until it may ask for its share; 0: it has asked."""
         self._idle_timeout = idle_session_timeout
         self._connection: Connection | None = None
         self._held = False
@@ -86,13 +95,14 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         with self._guarded(self._connection or self._connect()) as connection:
             if self._held:
                 self._heartbeat(connection)
-            elif self._try_lock(connection):
+            elif not self._wait_for_turn() and self._try_lock(connection):
                 self._held, self._alive_at = True, time.monotonic()
+                self._turns.took(self._share)
             return self._held
 
     def wait(self, timeout: float) -> None:
         """Wait for a NOTIFY, a ``wake`` or the timeout, whichever comes first, with heartbeats in between."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + (min(timeout, self._turn_in) if self._turn_in else timeout)
         while not self._woken() and (left := end - time.monotonic()) > 0:
             self._wait_once(min(left, self._idle_timeout / HEARTBEATS))
 
@@ -150,6 +160,10 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         self._connection = connection
         return connection
 
+    def _wait_for_turn(self) -> float:
+        self._turn_in = self._turns.wait()
+        return self._turn_in
+
     def _try_lock(self, connection: Connection) -> bool:
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._lock_key(connection)}):
             return False
@@ -165,9 +179,9 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         return True
 
     def _lock_key(self, connection: Connection) -> int:
-        """The lock's number: advisory locks belong to a database, so schema, prefix and bucket make it unique."""
+        """The lock's number: advisory locks belong to a database, so schema, prefix and share make it unique."""
         schema = self.tables.schema or connection.scalar(text("SELECT current_schema()"))
-        name = f"kafkasaga/relay/{schema}/{self.tables.prefix}/{self._bucket}"
+        name = f"kafkasaga/relay/{schema}/{self.tables.prefix}/{self._share.name}"
         return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
     def _heartbeat(self, connection: Connection, *, needed: bool = False) -> None:
@@ -190,6 +204,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
 
     def _drop(self) -> None:
         connection, self._connection, self._held = self._connection, None, False
+        self._turns.lost(self._share)
         if connection is not None:
             # Closed, not given back to the pool, where it would keep the lock; and without asking the server for
             # anything, which may be gone.

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, select
 from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.stores.bulk import Sql, types
 from kafkasaga.stores.outbox_rows import headers_from_text
+from kafkasaga.stores.relay_share import Share
 from kafkasaga.stores.schema import Tables
 
 _HIGHEST: Final = 2**63 - 1
@@ -36,13 +37,13 @@ Fetch = Callable[[Connection, str, Sequence[Any]], list[tuple[Any, ...]]]
 class OutboxReader:
     """Statements on the outbox, as the relay needs them."""
 
-    def __init__(self, sql: Sql, bucket: int, fetch: Fetch) -> None:
+    def __init__(self, sql: Sql, share: Share, fetch: Fetch) -> None:
         outbox, block = sql.tables.outbox, sql.tables.outbox_block
-        self._bucket, self._fetch = bucket, fetch
+        self._share, self._fetch = share, fetch
         self._mark = "%s" if sql.postgresql else "?"
         self._columns = _COLUMNS.format(message_id="uuid_send(message_id)" if sql.postgresql else "message_id")
         self._table = sql.name("outbox")
-        self._last = select(func.max(outbox.c.id)).where(outbox.c.bucket == bucket)
+        self._last = select(func.max(outbox.c.id))
         # The id alone may be another message's by now, if the database was restored (A33).
         self._delete = sql.bulk(
             """DELETE FROM {outbox} WHERE EXISTS (SELECT 1 FROM r
@@ -66,7 +67,7 @@ class OutboxReader:
         self, connection: Connection, after: int, limit: int, upto: int | None, size: int | None, skip: Skip
     ) -> list[OutboxRow]:
         wanted, values = self._wanted(skip)
-        values = [after, _HIGHEST if upto is None else upto, self._bucket, *values]
+        values = [after, _HIGHEST if upto is None else upto, *values]
         if size is None:
             query, values = self._page(self._columns, wanted), [*values, limit]
         else:
@@ -84,7 +85,9 @@ class OutboxReader:
 
     def _wanted(self, skip: Skip) -> tuple[str, list[Any]]:
         """The condition on rows, and the values of its last parameters."""
-        conditions, values = [f"id > {self._mark}", f"id <= {self._mark}", f"bucket = {self._mark}"], list[Any]()
+        conditions, values = [f"id > {self._mark}", f"id <= {self._mark}"], list[Any]()
+        if self._share.condition:
+            conditions.append(self._share.condition)
         if skip.topics:
             conditions.append(f"topic NOT IN ({self._marks(len(skip.topics))})")
             values += sorted(skip.topics)
@@ -125,9 +128,9 @@ class SqlRelayQueue:
     One thread uses it; only ``wake`` may be called from others.
     """
 
-    def __init__(self, sql: Sql, bucket: int) -> None:
+    def __init__(self, sql: Sql, share: Share) -> None:
         self.tables: Final[Tables] = sql.tables
-        self._reader = OutboxReader(sql, bucket, self._execute)
+        self._reader = OutboxReader(sql, share, self._execute)
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Execute a query that is written for the driver; what it returns, with ids as bytes."""

@@ -22,6 +22,7 @@ from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.engine import in_memory
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.relay_queue import SqlRelayQueue
+from kafkasaga.stores.relay_share import WHOLE
 from kafkasaga.stores.wake import Target, listen
 
 POLL: Final = 0.05
@@ -31,10 +32,10 @@ POLL: Final = 0.05
 class SqliteRelayQueue(SqlRelayQueue):
     """Implements ``ports.RelayQueue``."""
 
-    def __init__(self, engine: Engine, sql: Sql, *, bucket: int = 0) -> None:
-        super().__init__(sql, bucket)
+    def __init__(self, engine: Engine, sql: Sql) -> None:
+        super().__init__(sql, WHOLE)
         self._engine = engine
-        self._lock = _lock_for(engine, f"{sql.tables.prefix}relay-{bucket}")
+        self._lock = _lock_for(engine, f"{sql.tables.prefix}relay-{WHOLE.name}")
         self._held = False
         self._event = threading.Event()
         self._watch: Connection | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import URL, Connection, Dialect, Engine
 from sqlalchemy.orm import Session
 
-from kafkasaga.errors import DefinitionError
+from kafkasaga.errors import ConfigurationError, DefinitionError
 from kafkasaga.ports import Progress, Prunable, TopicPartition
 from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.acts import ParkedActs
@@ -27,6 +27,7 @@ from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.queries import Queries
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
+from kafkasaga.stores.relay_share import Turns, shares
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
 from kafkasaga.stores.retention import Retention
 from kafkasaga.stores.schema import Tables
@@ -150,11 +151,23 @@ class SqlStore:
         with self._writing() as connection:
             return self._retention.prune(connection, what, keep, limit)
 
-    def relay_queue(self, bucket: int = 0) -> PostgresqlRelayQueue | SqliteRelayQueue:
+    def relay_queue(self) -> PostgresqlRelayQueue | SqliteRelayQueue:
         """The outbox as its relay sees it."""
+        (queue,) = self.relay_queues(1)
+        return queue
+
+    def relay_queues(self, count: int) -> Sequence[PostgresqlRelayQueue | SqliteRelayQueue]:
+        """The outbox as relays see it that work side by side, each on its share of the keys.
+
+        Raises:
+            ConfigurationError: for more than one on SQLite.
+        """
         if self._sql.postgresql:
-            return PostgresqlRelayQueue(self._direct, self._sql, bucket=bucket)
-        return SqliteRelayQueue(self.engine, self._sql, bucket=bucket)
+            turns = Turns()
+            return [PostgresqlRelayQueue(self._direct, self._sql, share=one, turns=turns) for one in shares(count)]
+        if count > 1:
+            raise ConfigurationError("SQLite takes one writer at a time, so one relay: remove KAFKASAGA_RELAYS")
+        return [SqliteRelayQueue(self.engine, self._sql)]
 
     def close(self) -> None:
         """Give back all connections."""

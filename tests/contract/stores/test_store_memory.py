@@ -38,7 +38,6 @@ ABOUT_SQL = {
     "test_two_that_ask_for_what_was_done_do_not_wait_for_each_other",
     "test_a02_what_is_forgotten_while_it_is_read_is_written_like_any_other",
     "test_positions_are_in_order_wherever_the_rows_lie",
-    "test_prefixes_and_buckets_have_relays_of_their_own",
     "test_i11_when_the_holders_connection_dies_another_takes_over",
     "test_i11_a_holder_that_hangs_loses_the_lock_by_the_servers_clock",
     "test_waiting_keeps_the_lock",

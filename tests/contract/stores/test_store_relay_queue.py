@@ -175,14 +175,6 @@ class TestLock:
         until(other.acquire)
         other.close()
 
-    def test_prefixes_and_buckets_have_relays_of_their_own(self, store: SqlStore, queue: RelayQueue) -> None:
-        other = store.relay_queue(bucket=1)
-        assert other.acquire()
-        publish(store, envelope())
-        assert len(ids(queue)) == 1
-        assert ids(other) == []
-        other.close()
-
     def test_without_the_lock_nothing_can_be_read(self, postgres_store: SqlStore) -> None:
         queue = postgres_store.relay_queue()
         with pytest.raises(DatabaseUnavailable, match="acquire"):

@@ -46,7 +46,6 @@ def _outbox() -> None:
         sa.Column("message_id", sa.Uuid(), nullable=False),
         sa.Column("topic", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("bucket", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("payload", sa.LargeBinary()),
         sa.Column("headers", sa.Text(), nullable=False),
         sa.Column("created_at", _TIME, nullable=False),
