@@ -6,7 +6,8 @@ all, which was a tenth of what it cost. So values are frozen where it is free of
 assignment to a field of theirs. They compare and hash as frozen dataclasses do.
 
 What users write in a definition or are called with is frozen by ``dataclass`` itself. What they only look at, such as
-the instance and the log that ``Operator`` shows, are values like all others: changing one changes nothing that is stored.
+the instance and the log that ``Operator`` shows, are values like all others: changing one changes nothing that is
+stored.
 """
 
 from __future__ import annotations
