@@ -55,7 +55,7 @@ def widen(broker: Broker, topic: str) -> None:
 
 
 def row(number: int, topic: str, key: str, value: bytes) -> OutboxRow:
-    return OutboxRow(number, uuid4().bytes, topic, key, value, {})
+    return OutboxRow(number, uuid4().bytes, topic, key, value, "{}")
 
 
 @contextmanager

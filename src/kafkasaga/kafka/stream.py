@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from kafkasaga.kafka.config import KafkaConfig
 from kafkasaga.kafka.link import code_of
 from kafkasaga.kafka.sending import Sending, too_large
-from kafkasaga.ports import Failures, OutboxRow, SendError
+from kafkasaga.ports import Failures, OutboxRow, SendError, read_headers
 
 MOST_KNOWN: Final = 50_000
 """Keys that are remembered; then they are all forgotten."""
@@ -95,7 +95,7 @@ class KafkaStream:
             self._sending.produce, self._failed, self._broken, self._known, self._first,
         )  # fmt: skip
         for at, row in enumerate(rows):
-            _, _, topic, key, payload, headers = row
+            _, _, topic, key, payload, header_text = row
             lane = topic, key
             if broken and lane in broken:
                 self._fail(row, SendError(f"behind one that was not sent: {broken[lane]}", permanent=False))
@@ -106,7 +106,7 @@ class KafkaStream:
                     continue
                 first.add(lane)
             try:
-                produce(topic, payload, key, on_delivery=partial(failed, row), headers=headers)
+                produce(topic, payload, key, on_delivery=partial(failed, row), headers=read_headers(header_text))
             except BufferError:
                 if len(self._sending):
                     self._later += rows[at:]  # when there is room again

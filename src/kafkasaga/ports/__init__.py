@@ -27,7 +27,10 @@ from kafkasaga.ports.values import (
     SagaChange,
     SagaSummary,
     TopicPartition,
+    id_of,
     payload_bytes,
+    read_headers,
+    topic_of,
 )
 
 __all__ = [
@@ -59,5 +62,8 @@ __all__ = [
     "Store",
     "TopicPartition",
     "UnitOfWork",
+    "id_of",
     "payload_bytes",
+    "read_headers",
+    "topic_of",
 ]

@@ -31,7 +31,7 @@ import structlog
 
 from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError
+from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError, topic_of
 from kafkasaga.runtime.relay_blocks import Blocks, Lane
 from kafkasaga.runtime.relay_lanes import LaneRows, Lanes, send_first
 from kafkasaga.runtime.relay_stream import Stream
@@ -165,7 +165,7 @@ class Relay:
         """Have rows streamed, or queue them in their lanes; True if one was new."""
         held, skip, now = self._held, self._sweep.topics, self._clock.monotonic()
         fresh = [row for row in rows if row.id not in held.rows and row.topic not in skip]
-        topics = {row.topic for row in fresh}
+        topics = set(map(topic_of, fresh))
         if not self._lanes and not self._blocks.busy and all(held.trusts(topic, now) for topic in topics):
             self._stream.waiting += fresh
             held.add_all(fresh, now)
@@ -226,7 +226,7 @@ class Relay:
             return
         (rows, failures), now = settled, self._clock.monotonic()
         self._acknowledged += rows
-        for topic in {row.topic for row in rows}:
+        for topic in set(map(topic_of, rows)):
             self._held.acknowledged(topic, now)
             self._held.streamed(topic)
         if self._blocks.busy:

@@ -9,11 +9,11 @@ large again, and only topics with less than that small share get into it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from kafkasaga.ports import OutboxRow, payload_bytes
+from kafkasaga.ports import OutboxRow, id_of, payload_bytes, topic_of
 
 SHARE: Final = 8
 """A topic that has not proven itself gets one part in so many."""
@@ -73,7 +73,7 @@ class Window:
 
     def add_all(self, rows: Sequence[OutboxRow], now: float) -> None:
         """Take rows of proven topics in."""
-        self._held.update([row.id for row in rows])
+        self._held.update(map(id_of, rows))
         self._moved = now
         self._count(rows, 1)
 
@@ -88,14 +88,11 @@ class Window:
     def remove(self, rows: Iterable[OutboxRow]) -> None:
         """Rows that were deleted, or that go back to waiting in the table."""
         gone = [row for row in rows if row.id in self._held]
-        self._held.difference_update([row.id for row in gone])
+        self._held.difference_update(map(id_of, gone))
         self._count(gone, -1)
 
-    def _count(self, rows: Iterable[OutboxRow], sign: int) -> None:
-        groups = defaultdict[str, list[OutboxRow]](list)
-        for row in rows:
-            groups[row.topic].append(row)
-        for name, group in groups.items():
+    def _count(self, rows: Sequence[OutboxRow], sign: int) -> None:
+        for name, group in _by_topic(rows).items():
             topic = self._topics.get(name) or self._topics.setdefault(name, _Topic())
             size = sign * payload_bytes(group)
             topic.rows += sign * len(group)
@@ -128,3 +125,13 @@ class Window:
     def _is_large(self, topic: _Topic) -> bool:
         rows, size = self._share
         return topic.rows >= rows or topic.size >= size
+
+
+def _by_topic(rows: Sequence[OutboxRow]) -> Mapping[str, Sequence[OutboxRow]]:
+    topics = set(map(topic_of, rows))
+    if len(topics) == 1:
+        return dict.fromkeys(topics, rows)
+    groups = defaultdict[str, list[OutboxRow]](list)
+    for row in rows:
+        groups[row.topic].append(row)
+    return groups

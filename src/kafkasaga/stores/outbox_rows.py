@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
-from typing import Final
 from uuid import UUID
 
-from pydantic_core import from_json
 from sqlalchemy import Connection
 
 from kafkasaga.messages import Envelope
@@ -67,10 +65,6 @@ def _fixed_headers(source: str, type: str, content_type: str) -> str:
         f'"ce_specversion":"1.0","ce_source":{_quoted(source)},"ce_type":{_quoted(type)},'
         f'"content-type":{_quoted(content_type)}'
     )
-
-
-headers_from_text: Final[Callable[[str], dict[str, str]]] = from_json
-"""Headers as they were before that."""
 
 
 def _row(envelope: Envelope) -> tuple[object, ...]:

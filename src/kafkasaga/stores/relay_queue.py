@@ -15,7 +15,6 @@ from sqlalchemy import Connection, delete, func, select
 
 from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
 from kafkasaga.stores.bulk import Sql, types
-from kafkasaga.stores.outbox_rows import headers_from_text
 from kafkasaga.stores.relay_share import Share
 from kafkasaga.stores.schema import Tables
 
@@ -75,10 +74,7 @@ class OutboxReader:
             end = f"SELECT max(id) FROM ({sums}) AS sums WHERE before < {self._mark}"  # noqa: S608 (our own text)
             query = self._page(self._columns, f"{wanted} AND id <= ({end})")
             values = [*values, *values, limit, size, limit]
-        return [
-            _row(OutboxRow, (id, message_id, topic, key, payload, headers_from_text(headers)))
-            for id, message_id, topic, key, payload, headers in self._fetch(connection, query, values)
-        ]
+        return [_row(OutboxRow, values) for values in self._fetch(connection, query, values)]
 
     def _page(self, columns: str, wanted: str) -> str:
         return f"SELECT {columns} FROM {self._table} WHERE {wanted} ORDER BY id LIMIT {self._mark}"  # noqa: S608 (our own text)

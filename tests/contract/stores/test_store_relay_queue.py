@@ -402,7 +402,7 @@ def terminate_holder(store: SqlStore) -> None:
 
 
 def row_of_nothing() -> OutboxRow:
-    return OutboxRow(1, uuid4().bytes, "t", "k", None, {})
+    return OutboxRow(1, uuid4().bytes, "t", "k", None, "{}")
 
 
 def test_a_url_without_a_driver_works(postgres_store: SqlStore) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from kafkasaga.messages import Envelope, write_headers
+from kafkasaga.messages import Envelope, to_text, write_headers
 from kafkasaga.ports import (
     BarrierEntry,
     BarrierKey,
@@ -68,7 +68,7 @@ def outbox_row(position: int, envelope: Envelope) -> OutboxRow:
         topic=envelope.topic,
         key=envelope.key,
         payload=envelope.payload,
-        headers=write_headers(envelope),
+        header_text=to_text(write_headers(envelope)),
     )
 
 
