@@ -185,6 +185,17 @@ def test_a17_what_arrived_with_too_old_a_time_stamp_is_not_called_delivered(brok
         assert outcome(producer) == []
 
 
+def test_i02_of_equal_messages_none_is_called_delivered_that_was_not() -> None:
+    """A report names no row: which one it is follows from topic, key and value."""
+    with producing(Broker("127.0.0.1:1")) as producer:
+        producer.stream([])
+        assert producer._stream is not None
+        producer._stream._known.add(("topic", "k"))  # they need not wait for the first one's answer
+        producer.stream([row(n, "topic", "k", b"the same") for n in range(5)])
+        assert producer.streamed(0.1) is None
+        assert sorted(failure.position for failure, _ in producer.give_up()) == list(range(5))
+
+
 @pytest.mark.kafka
 def test_what_does_not_fit_into_the_clients_queue_waits_for_room(apache: Broker) -> None:
     topic = apache.topic(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -24,6 +23,8 @@ KNOWN_SECONDS: Final = 600.0
 """And after this time: a broker forgets a producer that was silent for long, by default for a day."""
 
 Lane = tuple[str, str]
+_Report = tuple[str, str, bytes]
+"""Topic, key and value of a message."""
 
 
 class KafkaStream:
@@ -38,8 +39,10 @@ class KafkaStream:
     """
 
     def __init__(self, config: KafkaConfig, *, hurries: bool) -> None:
-        # A call into Python for each message that arrived would cost as much as sending it.
-        self._sending = Sending(config, config.stream() | {"delivery.report.only.error": True}, expendable=True)
+        # A call into Python for each message that arrived would cost as much as sending it; and so would a callback of
+        # its own for each message, which would know its row.
+        told = {"delivery.report.only.error": True, "on_delivery": self._failed}
+        self._sending = Sending(config, config.stream() | told, expendable=True)
         self._hurries = hurries
         self._seconds = config.message_seconds
         self._until = 0.0
@@ -51,6 +54,8 @@ class KafkaStream:
         """Since the last answer."""
         self._later: list[OutboxRow] = []
         self._failures: list[tuple[OutboxRow, SendError]] = []
+        self._reports: dict[_Report, SendError] = {}
+        """What librdkafka says of messages; of which rows they are is found out when all is known."""
         self._broken: dict[Lane, str] = {}
         """The lanes of which something failed, and why."""
         self._ended = False
@@ -91,9 +96,7 @@ class KafkaStream:
 
     def _send(self, rows: Sequence[OutboxRow]) -> None:
         """Behind one that is refused at once, none of its lane."""
-        produce, failed, broken, known, first = (
-            self._sending.produce, self._failed, self._broken, self._known, self._first,
-        )  # fmt: skip
+        produce, broken, known, first = self._sending.produce, self._broken, self._known, self._first
         for at, row in enumerate(rows):
             _, _, topic, key, payload, header_text = row
             lane = topic, key
@@ -106,7 +109,7 @@ class KafkaStream:
                     continue
                 first.add(lane)
             try:
-                produce(topic, payload, key, on_delivery=partial(failed, row), headers=read_headers(header_text))
+                produce(topic, payload, key, headers=read_headers(header_text))
             except BufferError:
                 if len(self._sending):
                     self._later += rows[at:]  # when there is room again
@@ -128,10 +131,12 @@ class KafkaStream:
             self._sending.poll(timeout)
         return len(self._sending)
 
-    def _failed(self, row: OutboxRow, error: KafkaError | None, _: Message[Any, Any]) -> None:
+    def _failed(self, error: KafkaError | None, message: Message[Any, Any]) -> None:
         if error is not None:
             self._ended = True
-            self._fail(row, self._sending.error(error, row.topic))
+            topic, key = message.topic() or "", (message.key() or b"").decode()
+            failure = self._reports[topic, key, message.value() or b""] = self._sending.error(error, topic)
+            self._broken.setdefault((topic, key), failure.reason)
 
     def _fail(self, row: OutboxRow, error: SendError) -> None:
         self._failures.append((row, error))
@@ -147,6 +152,7 @@ class KafkaStream:
             self._known |= self._first - self._broken.keys()
         for row in self._later:
             self._fail(row, SendError(f"{row.topic}: the stream ended before it", permanent=False))
+        self._fail_reported()
         if self._is_late:
             self._fail_all_else("it was not answered for within message.timeout.ms")
         elif self._sending.unanswered:
@@ -158,6 +164,15 @@ class KafkaStream:
         self._first.clear()
         self._broken.clear()
         return failures
+
+    def _fail_reported(self) -> None:
+        """Where several messages of a key are the same, all of them: it may repeat one, and loses none (I2)."""
+        known = {row.id for row, _ in self._failures}
+        for row in self._sent if self._reports else ():
+            report = self._reports.get((row.topic, row.key, row.payload or b""))
+            if report is not None and row.id not in known:
+                self._fail(row, report)
+        self._reports.clear()
 
     def _fail_all_else(self, why: str) -> None:
         known = {row.id for row, _ in self._failures}

@@ -8,7 +8,7 @@ Errors that cross this border are ours: ``DatabaseUnavailable`` and ``Serializat
 """
 
 from kafkasaga.ports.kafka import Assigned, Consumer, Failures, Producer, Revoked, SendDone, SendError
-from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip
+from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip, nothing
 from kafkasaga.ports.store import Store, UnitOfWork
 from kafkasaga.ports.values import (
     LONGEST_LANE,
@@ -29,6 +29,7 @@ from kafkasaga.ports.values import (
     TopicPartition,
     id_of,
     payload_bytes,
+    position_of,
     read_headers,
     topic_of,
 )
@@ -63,7 +64,9 @@ __all__ = [
     "TopicPartition",
     "UnitOfWork",
     "id_of",
+    "nothing",
     "payload_bytes",
+    "position_of",
     "read_headers",
     "topic_of",
 ]

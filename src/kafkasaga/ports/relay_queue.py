@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -23,6 +23,10 @@ class Skip:
 
 
 SKIP_NOTHING: Final = Skip()
+
+
+def nothing() -> None:
+    """There is nothing to do meanwhile."""
 
 
 class RelayQueue(Protocol):
@@ -49,8 +53,11 @@ class RelayQueue(Protocol):
         """The highest position of a committed row; 0 if there is none."""
         ...
 
-    def delete(self, rows: Sequence[OutboxRow]) -> None:
-        """Delete published rows, by position *and* id."""
+    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
+        """Delete published rows, by position *and* id.
+
+        ``meanwhile`` is called once, where that is possible while the database is at work.
+        """
         ...
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:

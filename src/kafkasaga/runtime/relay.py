@@ -151,7 +151,7 @@ class Relay:
         page = min(room[0], self._page), min(room[1], self._page_bytes)
         rows, full = self._sweep.read(self._queue, page, self._held.full(), self._held_back)
         fresh = self._take(rows)
-        self._stream.launch(self._at_work, now)
+        self._launch()
         if not full:
             self._blocks.forget_absent(self._lanes.__contains__, self._sweep.topics, now)
         self._sweep.rest(now, fresh=fresh, full=full, waits=bool(self._held.rows))
@@ -164,8 +164,10 @@ class Relay:
     def _take(self, rows: Sequence[OutboxRow]) -> bool:
         """Have rows streamed, or queue them in their lanes; True if one was new."""
         held, skip, now = self._held, self._sweep.topics, self._clock.monotonic()
-        fresh = [row for row in rows if row.id not in held.rows and row.topic not in skip]
-        topics = set(map(topic_of, fresh))
+        fresh = held.new(rows)
+        if not skip.isdisjoint(topics := set(map(topic_of, fresh))):
+            fresh = [row for row in fresh if row.topic not in skip]
+            topics -= skip
         if not self._lanes and not self._blocks.busy and all(held.trusts(topic, now) for topic in topics):
             self._stream.waiting += fresh
             held.add_all(fresh, now)
@@ -207,7 +209,12 @@ class Relay:
                 self._hold_back(lane, error)
         if self._stream.under_way:
             self._settle(timeout)
-        self._stream.launch(self._at_work, now)
+        if not self._acknowledged:
+            self._launch()
+
+    def _launch(self) -> None:
+        """Stream what waits for that."""
+        self._stream.launch(self._at_work, self._clock.monotonic())
 
     def _arrived(self, lane: LaneRows, now: float) -> None:
         row = lane.rows.popleft()
@@ -248,7 +255,7 @@ class Relay:
 
     def _delete(self) -> None:
         rows = self._acknowledged
-        self._queue.delete(rows)
+        self._queue.delete(rows, self._launch)
         self._acknowledged = []
         self._held.remove(rows)
         self._sweep.go_on()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -66,7 +66,7 @@ class Lanes:
         """Let go of a lane; the rows that it still has."""
         return self._lanes.pop(lane.name).rows
 
-    def drop_followers(self, topic: str) -> Iterable[OutboxRow]:
+    def drop_followers(self, topic: str) -> Sequence[OutboxRow]:
         """Let go of a topic's rows, but for those that are under way: Kafka may still acknowledge them."""
         dropped: list[OutboxRow] = []
         for (of, _), lane in self._lanes.items():

@@ -9,7 +9,7 @@ large again, and only topics with less than that small share get into it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,11 +85,17 @@ class Window:
         topic = self._topics[row.topic]
         return not topic.proven and self._is_large(topic)
 
-    def remove(self, rows: Iterable[OutboxRow]) -> None:
-        """Rows that were deleted, or that go back to waiting in the table."""
-        gone = [row for row in rows if row.id in self._held]
-        self._held.difference_update(map(id_of, gone))
-        self._count(gone, -1)
+    def new(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        """Those that it does not have."""
+        return rows if self._held.isdisjoint(map(id_of, rows)) else [row for row in rows if row.id not in self._held]
+
+    def remove(self, rows: Sequence[OutboxRow]) -> None:
+        """Rows that were deleted, or that go back to waiting in the table. Some may be gone already."""
+        ids = set(map(id_of, rows))
+        if not ids <= self._held:
+            rows = [row for row in rows if row.id in self._held]
+        self._held -= ids
+        self._count(rows, -1)
 
     def _count(self, rows: Sequence[OutboxRow], sign: int) -> None:
         for name, group in _by_topic(rows).items():

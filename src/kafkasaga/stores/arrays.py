@@ -7,8 +7,9 @@ long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from struct import Struct
 from typing import Any, Final
 from uuid import UUID
@@ -65,6 +66,16 @@ def _time(value: datetime | None) -> bytes:
         raise ValueError(f"a time without a time zone: {value!r}; use datetime.now(UTC)")
     since = value - _EPOCH
     return _INT8(8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+def uuids(values: Iterable[bytes], count: int) -> bytes:
+    """An array of ids that are bytes already."""
+    return _HEADER(1, 0, 2950, count, 1) + _OF_UUID.join((b"", *values))
+
+
+def bigints(values: Iterable[int], count: int) -> bytes:
+    """An array of positions."""
+    return _HEADER(1, 0, 20, count, 1) + b"".join(map(_INT8, repeat(8), values))
 
 
 _ELEMENTS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {

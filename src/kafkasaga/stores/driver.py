@@ -28,7 +28,7 @@ _KNOWN: Final = "kafkasaga.driver"
 """Under this key a connection's ``info`` holds psycopg's connection, or None where statements cannot go to it."""
 
 
-class _Array(bytes):
+class Array(bytes):
     """A binary array, of the type that its place in the statement says."""
 
     __slots__ = ()
@@ -37,7 +37,7 @@ class _Array(bytes):
 class _ArrayDumper(Dumper):
     format = Format.BINARY
 
-    def dump(self, obj: _Array) -> bytes:
+    def dump(self, obj: Array) -> bytes:
         return obj
 
 
@@ -90,7 +90,7 @@ class PsycopgBulk:
 
     def _execute(self, connection: Connection, rows: Sequence[Row]) -> _Cursor:
         columns = zip(*rows, strict=True)
-        arrays = [_Array(write(column)) for write, column in zip(self._writers, columns, strict=True)]
+        arrays = [Array(write(column)) for write, column in zip(self._writers, columns, strict=True)]
         return execute(connection, self._text, arrays, prepare=self._prepare)
 
 
@@ -141,7 +141,7 @@ class PsycopgWay(Way):
             execute(connection, begin.encode(), prepare=False)
 
     def together(self, connection: Connection) -> AbstractContextManager[None]:
-        return _pipeline(connection)
+        return pipeline(connection)
 
     def keep_plans(self, connection: Connection) -> None:
         if driver_of(connection) is not None:
@@ -160,7 +160,8 @@ class PsycopgWay(Way):
 
 
 @contextmanager
-def _pipeline(connection: Connection) -> Generator[None]:
+def pipeline(connection: Connection) -> Generator[None]:
+    """Statements inside the block are sent at once; it ends when all are answered."""
     driver = driver_of(connection)
     if driver is None:
         yield
@@ -177,7 +178,7 @@ def driver_of(connection: Connection) -> psycopg.Connection[Any] | None:
     info = connection.info
     if _KNOWN not in info:
         driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-        driver.adapters.register_dumper(_Array, _ArrayDumper)
+        driver.adapters.register_dumper(Array, _ArrayDumper)
         info[_KNOWN] = driver if driver.info.encoding == "utf-8" else None
     found: psycopg.Connection[Any] | None = info[_KNOWN]
     return found

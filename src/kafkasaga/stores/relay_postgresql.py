@@ -14,7 +14,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, Final
@@ -22,7 +22,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 
 from kafkasaga.errors import ConfigurationError, DatabaseUnavailable
-from kafkasaga.ports import OutboxRow
+from kafkasaga.ports import OutboxRow, id_of, position_of
+from kafkasaga.stores.arrays import bigints, uuids
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.relay_queue import SqlRelayQueue
@@ -57,7 +58,10 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         if engine.dialect.driver != "psycopg":
             raise ConfigurationError(f"the relay needs the psycopg driver, not {engine.dialect.driver!r}")
         outbox = sql.name("outbox")
-        self._delete = f"DELETE FROM {outbox} WHERE id = ANY(%s::bigint[]) AND message_id = ANY(%s::uuid[])"  # noqa: S608 (our own text)
+        # Where both lists contain a row's values, they are those of one pair: only a restored database has used a
+        # position again, and then the id is in neither. A join with pairs takes twice as long.
+        where = "WHERE id = ANY($1::bigint[]) AND message_id = ANY($2::uuid[])"
+        self._delete = f"DELETE FROM {outbox} {where}".encode()  # noqa: S608 (our own text)
         self._engine = engine
         self._share, self._turns = share, turns or Turns()
         self._turn_in = 0.0
@@ -78,12 +82,18 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
-    def _remove(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
-        # Where both lists contain a row's values, they are those of one pair: only a restored database has used a
-        # position again, and then the id is in neither. A join with pairs takes twice as long.
-        positions = f"{{{','.join([str(row.position) for row in rows])}}}"
-        ids = f"{{{','.join([row.id.hex() for row in rows])}}}"
-        connection.exec_driver_sql(self._delete, (positions, ids))
+    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None]) -> None:
+        from kafkasaga.stores.driver import Array, driver_of, execute, pipeline  # who uses SQLite need not have psycopg
+
+        with self._writing() as connection:
+            if driver_of(connection) is None:
+                self._reader.delete(connection, rows)
+                meanwhile()
+            else:
+                lists = Array(bigints(map(position_of, rows), len(rows))), Array(uuids(map(id_of, rows), len(rows)))
+                with pipeline(connection):
+                    execute(connection, self._delete, lists)
+                    meanwhile()
 
     @property
     def active(self) -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, select
 
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip, nothing
 from kafkasaga.stores.bulk import Sql, types
 from kafkasaga.stores.relay_share import Share
 from kafkasaga.stores.schema import Tables
@@ -132,8 +132,10 @@ class SqlRelayQueue:
         """Execute a query that is written for the driver; what it returns, with ids as bytes."""
         raise NotImplementedError
 
-    def _remove(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
-        self._reader.delete(connection, rows)
+    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None]) -> None:
+        meanwhile()
+        with self._writing() as connection:
+            self._reader.delete(connection, rows)
 
     def _reading(self) -> AbstractContextManager[Connection]:
         """A connection without an open transaction; raises DatabaseUnavailable if the queue is not held."""
@@ -155,11 +157,12 @@ class SqlRelayQueue:
         with self._reading() as connection:
             return self._reader.last(connection)
 
-    def delete(self, rows: Sequence[OutboxRow]) -> None:
+    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
         """One statement."""
         if rows:
-            with self._writing() as connection:
-                self._remove(connection, rows)
+            self._remove(rows, meanwhile)
+        else:
+            meanwhile()
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         """One statement."""

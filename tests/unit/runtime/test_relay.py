@@ -723,10 +723,10 @@ def test_i04_twins_repeat_but_never_reorder(node: Node, broker: MemoryBroker, se
 def test_an_acknowledged_row_whose_delete_met_a_conflict_is_deleted_later(node: Node, broker: MemoryBroker) -> None:
     conflicts = iter(range(3))
 
-    def conflict(real: Callable[..., None], rows: Sequence[OutboxRow]) -> None:
+    def conflict(real: Callable[..., None], *args: Any) -> None:
         if next(conflicts, None) is not None:
             raise SerializationConflict("busy")
-        real(rows)
+        real(*args)
         relay.stop()
 
     relay = node.new_relay(Queue(node, delete=conflict))
@@ -739,10 +739,10 @@ def test_an_acknowledged_row_whose_delete_met_a_conflict_is_deleted_later(node: 
 def test_a_database_that_goes_away_makes_it_begin_again(node: Node, broker: MemoryBroker) -> None:
     outages = iter(range(3))
 
-    def away(real: Callable[..., None], rows: Sequence[OutboxRow]) -> None:
+    def away(real: Callable[..., None], *args: Any) -> None:
         if next(outages, None) is not None:
             raise DatabaseUnavailable("gone")
-        real(rows)
+        real(*args)
         if not node.count("outbox"):
             relay.stop()
 

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip, nothing
 from kafkasaga.testing.memory.locks import Waiting
 from kafkasaga.testing.memory.tables import Tables
 
@@ -70,7 +70,8 @@ class MemoryRelayQueue:
             self._still_mine()
             return max(self._tables.outbox, default=0)
 
-    def delete(self, rows: Sequence[OutboxRow]) -> None:
+    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
+        meanwhile()
         with self._waiting.guard:
             self._still_mine()
             for row in rows:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, RelayQueue, Skip
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, RelayQueue, Skip, nothing
 
 if TYPE_CHECKING:
     from kafkasaga.testing.simulator.process import Process
@@ -42,7 +42,8 @@ class WorldRelayQueue:
         self._answers()
         return self._inner.last()
 
-    def delete(self, rows: Sequence[OutboxRow]) -> None:
+    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
+        meanwhile()
         self._process.point("before outbox delete")
         self._answers()
         self._inner.delete(rows)
