@@ -71,8 +71,9 @@ STREAM_FIXED: Final[Mapping[str, Any]] = {
     **PRODUCER_FIXED,
     # What follows a message that cannot be sent must not be sent either: no gaps, so one failure ends the producer.
     "enable.gapless.guarantee": True,
-    # What is in flight when another message is refused comes twice.
-    "max.in.flight.requests.per.connection": 1,
+    # Each partition's batch is a request of its own: one at a time would be a round trip for each. What is in flight
+    # when another message is refused may come twice.
+    "max.in.flight.requests.per.connection": 5,
     # A message that is given up for its age leaves a gap. The stream gives up everything together after that time.
     MESSAGE_TIMEOUT: 0,
 }
