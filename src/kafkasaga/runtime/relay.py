@@ -31,7 +31,7 @@ import structlog
 
 from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError, topic_of
+from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError, nothing, topic_of
 from kafkasaga.runtime.relay_blocks import Blocks, Lane
 from kafkasaga.runtime.relay_lanes import LaneRows, Lanes, send_first
 from kafkasaga.runtime.relay_stream import Stream
@@ -255,7 +255,7 @@ class Relay:
 
     def _delete(self) -> None:
         rows = self._acknowledged
-        self._queue.delete(rows, self._launch)
+        self._queue.delete(rows, self._launch if self._stream.waiting else nothing)
         self._acknowledged = []
         self._held.remove(rows)
         self._sweep.go_on()
