@@ -15,13 +15,15 @@ from kafkasaga.runtime.participant import HandlerTurn
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.relay_stream import Stream
 from kafkasaga.runtime.relay_sweep import Sweep
+from kafkasaga.runtime.retries import Retries
 from kafkasaga.runtime.timekeeper import Timekeeper
 from kafkasaga.runtime.triage import Triage
-from kafkasaga.saga import advance
+from kafkasaga.saga import advance, match
 from kafkasaga.testing.memory import MemoryUnitOfWork
 from kafkasaga.testing.simulator import Fault, LawBroken, simulate
+from kafkasaga.testing.simulator.kafka import WorldProducer
 from tests.faults.planting import plant
-from tests.property.simulated import BookTrip, RentCars
+from tests.property.simulated import BookTrip, MoveHouse, RentCars
 
 RUNS = 1000
 """To find a bug in: less than a minute of one core."""
@@ -139,11 +141,12 @@ BUGS = {
         "_place",
         (
             (
-                "        lane.rows.append(row)",
+                "    if self._lanes.follow(row):\n",
                 (
+                    "    if (row.topic, row.key) in self._lanes:\n"
                     "        def done(error, row=row):\n"
                     "            self._held.remove([row]) if error else self._acknowledged.append(row)\n"
-                    "        self._producer.send(row.topic, row.key, row.payload, row.headers, done)"
+                    "        self._at_work.send(row.topic, row.key, row.payload, row.headers, done)\n"
                 ),
             ),
         ),
@@ -154,8 +157,13 @@ BUGS = {
     ),
     "i02-relay-deletes-before-the-acknowledgement": Bug(
         Relay,
-        "_send",
-        (("    row = lane.rows[0]\n", "    row = lane.rows[0]\n    self._queue.delete([row])\n"),),
+        "_place",
+        (
+            (
+                "        self._lanes.begin(row, self._at_work)",
+                "        self._lanes.begin(row, self._at_work)\n        self._queue.delete([row])",
+            ),
+        ),
         ("I2 ", "I10 "),
     ),
     "i02-relay-never-goes-back": Bug(
@@ -193,6 +201,23 @@ BUGS = {
         "_may_wake",
         (("if any(command in unsent for command in commands):", "if False:"),),
         ("deadline gate",),
+    ),
+    "i04-stream-goes-on-behind-a-failed-row": Bug(
+        WorldProducer,  # of all producers the only one here; Kafka's own is held to it by the contract suite
+        "_write_next",
+        (
+            (
+                '        flow.end("the simulated broker refuses this record")\n        self._settle(flow)\n',
+                (
+                    '        flow.failures.append((flow.rows.pop(0), SendError("refused", permanent=False)))\n'
+                    "        self._schedule(flow)\n"
+                ),
+            ),
+        ),
+        ("I4 ",),
+    ),
+    "i10-a-message-is-dropped-after-its-last-attempt": Bug(
+        Retries, "_end", (("self._write(uow, parked, error, status)", "uow.unpark(parked.id)"),), ("I10 ",)
     ),
     "i03-new-ids-each-time": Bug(
         SagaTurn,
@@ -256,6 +281,13 @@ def test_i06_two_orchestrators_without_lock_and_fence_are_found(monkeypatch: pyt
     plant(monkeypatch, MemoryUnitOfWork, "_save", (changed, "if False:"))
     with pytest.raises(LawBroken, match=r"^(I6|I7) "):
         simulate(BookTrip, runs=RUNS, seed=1)
+
+
+@pytest.mark.timeout(300)
+def test_a24_a_reply_that_is_taken_whatever_generation_it_answers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, match, "_by_context", ("if state.generation != context.generation:", "if False:"))
+    with pytest.raises(LawBroken, match=r"^reply matching"):
+        simulate(MoveHouse, runs=RUNS, seed=1)
 
 
 @pytest.mark.timeout(300)

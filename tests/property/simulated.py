@@ -260,3 +260,45 @@ class RentCars(Saga[Rental], name="rent-cars", version=1, starts_on=RentalWanted
         compensation_retry=exponential(attempts=8),
     )
     flow = parallel(insure, rent.for_each(lambda s: s.cars))
+
+
+class MoveMessage(Message, key="move_id"):
+    move_id: int
+
+
+class MoveWanted(MoveMessage, topic="move.wanted"): ...
+
+
+class Sign(MoveMessage, topic="lease.sign"): ...
+
+
+class Signed(MoveMessage, topic="lease.signed"): ...
+
+
+class Connect(MoveMessage, topic="power.connect"): ...
+
+
+class Connected(MoveMessage, topic="power.connected"): ...
+
+
+class NoTechnician(MoveMessage, topic="power.no-technician"):
+    reason: str
+
+
+class Move(SagaState):
+    move_id: int
+
+
+class MoveHouse(Saga[Move], name="move-house", version=1, starts_on=MoveWanted):
+    """Behind the point of no return, a step that may be refused is asked again, each time as a new generation."""
+
+    sign = Step[Move](command=lambda s: Sign(move_id=s.move_id), succeeds_on=Signed, kind="pivot")
+    connect = Step[Move](
+        command=lambda s: Connect(move_id=s.move_id),
+        succeeds_on=Connected,
+        fails_on=NoTechnician,
+        kind="retriable",
+        deadline=timedelta(seconds=0.5),
+        retry=exponential(attempts=9, first=timedelta(seconds=0.1), longest=timedelta(seconds=1)),
+    )
+    flow = sign >> connect

@@ -21,6 +21,7 @@ from kafkasaga.testing import Fault, LawBroken, simulate
 from kafkasaga.testing.simulator.compensation import one_after_the_other
 from tests.property.nested import PlanFestival, PlanVisit
 from tests.property.simulated import BookTrip, RentCars, ShipOrder
+from tests.property.unusual import AwaitSignature, SettleClaim
 
 SEED = int(os.environ.get("KAFKASAGA_SIMULATION_SEED", "1"))
 
@@ -48,6 +49,20 @@ def test_no_schedule_breaks_a_law_where_branches_are_sequences_and_sagas_share_l
     result = simulate(saga, runs=40, seed=seed)
     assert result.sagas["completed"]
     assert result.sagas["cancelled"]
+
+
+@pytest.mark.timeout(300)
+def test_no_schedule_breaks_a_law_where_events_come_early_and_tries_end() -> None:
+    result = simulate(SettleClaim, runs=60, seed=0)
+    assert result.sagas.keys() == {"completed", "cancelled", "stuck"}
+
+
+@pytest.mark.timeout(300)
+def test_a40_a_saga_is_asked_only_for_faults_that_can_strike_it() -> None:
+    result = simulate(AwaitSignature, runs=150, seed=0)
+    never = {Fault.HANDLER_ERROR, Fault.OVERLAP, Fault.REFUSAL, Fault.SILENCE}
+    assert {fault for fault, _ in result.reached} == set(Fault) - never
+    assert result.sagas.keys() == {"completed", "cancelled"}
 
 
 def test_i08_only_what_the_flow_has_one_after_the_other_is_undone_in_reverse() -> None:

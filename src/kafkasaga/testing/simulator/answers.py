@@ -11,6 +11,7 @@ from kafkasaga.saga.events import (
     CommandSent,
     CompensationSent,
     RetryScheduled,
+    StepBegan,
     StepCompensated,
     StepFailed,
     StepStuck,
@@ -32,15 +33,19 @@ class Answers:
 
     def check(self, change: SagaChange, causes: Mapping[UUID, Effect]) -> None:
         """Every step that this change settles; ``causes`` are the messages that it comes from, by their ids."""
-        id = change.instance.id
+        id, early = change.instance.id, set[str]()
         for entry in change.entries:
             match entry.event:
+                case StepBegan(step=step, early=str()):
+                    early.add(step)
                 case CommandSent(step=step, generation=generation):
                     self._asked[id, step] = (generation, Operation.ACTION)
                 case CompensationSent(step=step, generation=generation):
                     self._asked[id, step] = (generation, Operation.COMPENSATION)
                 case StepSucceeded(message="") | StepCompensated(message=""):
                     pass  # a local step ran: nobody answers it, whatever reply the saga came by
+                case StepSucceeded(step=step) | StepFailed(step=step) if step in early:
+                    pass  # by an event that had come before, whatever reply the saga came to it by
                 case StepSucceeded() | StepFailed() | StepCompensated() | RetryScheduled() | StepStuck():
                     effect = None if entry.cause is None else causes.get(entry.cause)
                     if effect is not None and effect.saga is not None and effect.saga.command_id is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
-from kafkasaga.messages import Record, SagaContext, read_attributes
-from kafkasaga.ports import TopicPartition
+from kafkasaga.messages import Operation, Record, SagaContext, read_attributes
+from kafkasaga.ports import UNMATCHED, InboxKey, TopicPartition
 from kafkasaga.saga.instance import Instance, SagaStatus, forgotten
 from kafkasaga.saga.transitions import fold
 from kafkasaga.testing.simulator import compensation, contents
@@ -78,7 +78,7 @@ def _everything_read(run: Run) -> Iterator[Violation]:
     """Every record was dealt with by everyone who reads its topic: once in effect, or parked where one sees it."""
     done = {(e.effect.service, e.effect.inbox) for e in run.history.effects}
     for site in run.sites:
-        inbox, parked = run.history.inbox[site.name], run.history.parked[site.name]
+        inbox, parked, kept = run.history.inbox[site.name], run.history.parked[site.name], _kept(site)
         keys = run.records.get(site.name, {})
         for record in (r for topic in sorted(site.router.topics) for r in run.broker.records(topic)):
             given = keys.get((record.topic, record.partition, record.offset))
@@ -89,10 +89,22 @@ def _everything_read(run: Run) -> Iterator[Violation]:
             for key in given:
                 if key not in inbox:
                     yield Violation("I2 no loss", f"{what}: it was read, and no transaction that committed has it")
-                elif key not in parked and (site.name, key) not in done and not _answered(run, site, record):
+                elif key in kept or (site.name, key) in done or _answered(run, site, record):
+                    pass
+                elif key in parked:
+                    yield Violation("I10 nothing silent", f"{what}: it was parked, is no more, and nothing came of it")
+                else:
                     yield Violation(
                         "I1 atomic effects", f"{what}: the inbox says that it was handled, but nothing came of it"
                     )
+
+
+def _kept(site: Site) -> set[InboxKey]:
+    """What is parked: an operator sees it."""
+    return {
+        InboxKey(message.consumer.removesuffix(UNMATCHED), message.source, message.message_id)
+        for message in contents.parked(site.store)
+    }
 
 
 def _answered(run: Run, site: Site, record: Record) -> bool:
@@ -107,6 +119,8 @@ def _answered(run: Run, site: Site, record: Record) -> bool:
     replies = [sent.envelope.saga for sent in run.history.sent.values() if sent.service == site.name]
     effects = [e.effect for e in run.history.effects if e.effect.service == site.name and e.effect.saga is not None]
     carried_out = [e for e in effects if e.saga and (e.saga.saga_id, e.saga.step, e.saga.generation) == about]
+    if _superseded(replies, saga):
+        return True
     if site.name in run.plan.made_up:  # each of these answers every command, unless it keeps silent for good
         named = any(reply is not None and reply.command_id == attributes.id for reply in replies)
         return named or any(effect.reply is None for effect in carried_out) or _replaced(run, site, record, saga)
@@ -114,12 +128,25 @@ def _answered(run: Run, site: Site, record: Record) -> bool:
     return answered or bool(carried_out)
 
 
+def _superseded(replies: Sequence[SagaContext | None], asked: SagaContext) -> bool:
+    """Its compensation came first, and closed it."""
+    return asked.operation is Operation.ACTION and any(
+        reply is not None
+        and reply.mark is not None
+        and reply.operation is Operation.COMPENSATION
+        and (reply.saga_id, reply.step, reply.generation) == (asked.saga_id, asked.step, asked.generation)
+        for reply in replies
+    )
+
+
 def _replaced(run: Run, site: Site, record: Record, saga: SagaContext) -> bool:
     """A later attempt of it was parked: within one transaction that takes its place."""
     parked = {key.message_id for key in run.history.parked[site.name]}
+    first = min(copy.offset for copy in run.broker.written[read_attributes(record).id])
     return any(
         (later := read_attributes(other)).saga == saga and later.id in parked
-        for other in run.broker.log(TopicPartition(record.topic, record.partition))[record.offset + 1 :]
+        for other in run.broker.log(TopicPartition(record.topic, record.partition))[first + 1 :]
+        if read_attributes(other).id != read_attributes(record).id
     )
 
 

@@ -134,15 +134,25 @@ def errands_for(
             found.append(Errand(at, (envelope(start, f"start/{n}"),)))
             if chance.choose(f"start again {n}", (False, False, True)):
                 found.append(Errand(at + 0.001, (envelope(start, f"start again/{n}"),)))
-            found += _events(chance, definition, start, n, at)
+        found += _events(chance, definition, start, n, at)
     for router in routers:
         found += _traffic(chance, router)
     return deque(sorted(found, key=lambda errand: errand.at))
 
 
-def _events(chance: Chance, definition: Definition, start: Message, n: int, begins: float) -> Iterator[Errand]:
+def key_of_state(definition: Definition, state: SagaState, n: int) -> str:
+    """The key of a saga that starts from a state: the field by which its messages are found, if the state has it."""
+    messages = [definition.starts_on] if definition.starts_on is not None else definition.replies
+    for message in messages:
+        if hasattr(state, field := contract_of(message).key):
+            return str(getattr(state, field))
+    return f"saga-{n + 1}"
+
+
+def _events(
+    chance: Chance, definition: Definition, start: Message | SagaState, n: int, begins: float
+) -> Iterator[Errand]:
     """Events that a saga waits for come soon, late, twice, with bad news, or never."""
-    key = getattr(start, contract_of(start).key)
     for name, step in definition.steps.items():
         if not isinstance(step, WaitFor):
             continue
@@ -151,7 +161,10 @@ def _events(chance: Chance, definition: Definition, start: Message, n: int, begi
         if fate == "never":
             continue
         event = chance.choose(f"which event {name} {n}", list(table.values())).type
-        message = sample(event, n + 1, {**dict(start), contract_of(event).key: key})
+        field = contract_of(event).key
+        by = contract_of(start).key if isinstance(start, Message) else field
+        known = {**dict(start), field: getattr(start, by)} if hasattr(start, by) else dict(start)
+        message = sample(event, n + 1, known)
         at = chance.choose(f"when {name} {n}", (0.3, 0.0, 5.0, step.deadline.total_seconds()))
         for copy in range(2 if fate == "twice" else 1):
             yield Errand(begins + at, (envelope(message, f"event/{name}/{n}/{copy}"),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Union
+from typing import Any, Final, Protocol, Union
 
 from kafkasaga.errors import DefinitionError
 from kafkasaga.messages import Message, Operation, Record, contract_of
@@ -16,6 +16,9 @@ from kafkasaga.testing.simulator.chance import Fault
 from kafkasaga.testing.simulator.history import Effect, Lane
 from kafkasaga.testing.simulator.samples import sample
 from kafkasaga.testing.simulator.world import World
+
+ALWAYS: Final = 1_000_000
+"""How often a handler fails that never succeeds."""
 
 
 class Stage(Protocol):
@@ -45,6 +48,7 @@ class WatchedRouter(Router):
         watched: Any = service
         super().__init__(service.name, watched._handlers, service.definitions.values(), service.codec)  # noqa: SLF001
         self.stage: Stage | None = None
+        self.has_handlers = bool(watched._handlers)  # noqa: SLF001
         self._stands_in = stands_in
 
     def route(self, record: Record) -> list[Task]:
@@ -94,7 +98,7 @@ def _may_fail(stage: Stage, service: str, task: Task) -> None:
     if name not in stage.failing:
         chance = stage.world.chance
         struck = chance.strikes(Fault.HANDLER_ERROR, name, "handler")
-        stage.failing[name] = chance.choose(f"times {name}", (4, 1, 2, 7)) if struck else 0
+        stage.failing[name] = chance.choose(f"times {name}", (4, 1, 2, 7, 4, ALWAYS, 2, 7)) if struck else 0
     if stage.failing[name] > 0:
         stage.failing[name] -= 1
         stage.note(service, f"fails at {task.attributes.type}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from kafkasaga.messages import Message, Record, SagaState, contract_of
+from kafkasaga.messages import Message, Record, SagaState
 from kafkasaga.ports import InboxKey, Prunable, SagaChange, Store
 from kafkasaga.runtime.routing import SagaRoute, Task
 from kafkasaga.runtime.service import Service
@@ -19,7 +19,7 @@ from kafkasaga.testing.simulator import checks
 from kafkasaga.testing.simulator.answers import Answers
 from kafkasaga.testing.simulator.chance import Chance, Fault
 from kafkasaga.testing.simulator.databases import Database
-from kafkasaga.testing.simulator.front import CUSTOMERS, Customers, Errand, Starter, errands_for, starts
+from kafkasaga.testing.simulator.front import CUSTOMERS, Customers, Errand, Starter, errands_for, key_of_state, starts
 from kafkasaga.testing.simulator.gate import Gate
 from kafkasaga.testing.simulator.history import Effect, History, Transaction, Violation
 from kafkasaga.testing.simulator.kafka import WorldBroker
@@ -155,7 +155,9 @@ class Run:
         made_up = [router for service, router in plan.routers if service.name in plan.made_up]
         later = max(self.keep.values(), default=timedelta()) + timedelta(hours=1) if self.keep else timedelta()
         errands = errands_for(chance, plan.definition, begun, made_up, later.total_seconds())
-        states = deque((_key(plan.definition, s, n), s) for n, s in enumerate(begun) if isinstance(s, SagaState))
+        states = deque(
+            (key_of_state(plan.definition, s, n), s) for n, s in enumerate(begun) if isinstance(s, SagaState)
+        )
         for site in self.sites:
             self._man(site, errands, states)
         self.world.next_timer = lambda: next_timer(self.sites, self.world.time)
@@ -195,8 +197,3 @@ class Run:
             self.world.run()
         except Endless as error:
             self.fail(Violation("I10 nothing silent", str(error)))
-
-
-def _key(definition: Definition, state: SagaState, n: int) -> str:
-    field = None if definition.starts_on is None else contract_of(definition.starts_on).key
-    return str(getattr(state, field)) if field is not None and hasattr(state, field) else f"saga-{n + 1}"

@@ -186,17 +186,18 @@ def _plan(
     databases = {service.name: Database(service, prepare.get(service.name)) for service, _ in everyone}
     outside = Service(CUSTOMERS)
     local = any(isinstance(step, LocalStep) for step in definition.steps.values())
+    routers = [WatchedRouter(service, stand_in) for service, stand_in in everyone]
     try:
         yield Plan(
             definition=definition,
-            routers=tuple((service, WatchedRouter(service, stand_in)) for service, stand_in in everyone),
+            routers=tuple(zip([service for service, _ in everyone], routers, strict=True)),
             outside=(outside, WatchedRouter(outside)),
             orchestrator=home.name,
             made_up=frozenset(service.name for service, _ in made_up),
             databases=databases,
             sessions=frozenset({service.name for service in services} | ({home.name} if local else set())),
             starts=starts,
-            faults=frozenset(fault for fault in faults if _applies(fault, definition, made_up=bool(made_up))),
+            faults=frozenset(fault for fault in faults if _applies(fault, definition, routers, made_up=bool(made_up))),
             check=check,
             keep=_least(definition, services) if keep is None else keep,
         )
@@ -217,9 +218,18 @@ def _handles(service: Service, command: type[Message]) -> bool:
     return service.router().registry.find(contract.topic, contract.type) is not None
 
 
-def _applies(fault: Fault, definition: Definition, *, made_up: bool) -> bool:
+def _applies(fault: Fault, definition: Definition, routers: Sequence[WatchedRouter], *, made_up: bool) -> bool:
     """Whether a fault can strike this saga at all."""
+    read = any(router.topics for router in routers)
     match fault:
+        case Fault.DELAY | Fault.REBALANCE:
+            return read
+        case Fault.DUPLICATE | Fault.LATE_COPY | Fault.LOST_ACKNOWLEDGEMENT | Fault.REJECTION:
+            return read or bool(definition.sends)
+        case Fault.OVERLAP:
+            return any(isinstance(step, Step) for step in definition.steps.values())
+        case Fault.HANDLER_ERROR:
+            return any(router.has_handlers for router in routers)
         case Fault.REFUSAL:
             return made_up and any(isinstance(step, Step) and step.fails_on for step in definition.steps.values())
         case Fault.SILENCE:
