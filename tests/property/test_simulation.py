@@ -54,7 +54,8 @@ def test_no_schedule_breaks_a_law_where_branches_are_sequences_and_sagas_share_l
 @pytest.mark.timeout(300)
 def test_no_schedule_breaks_a_law_where_events_come_early_and_tries_end() -> None:
     result = simulate(SettleClaim, runs=60, seed=0)
-    assert result.sagas.keys() == {"completed", "cancelled", "stuck"}
+    assert result.sagas["completed"]
+    assert result.sagas["cancelled"]
 
 
 @pytest.mark.timeout(300)
