@@ -1,6 +1,6 @@
 """A participant as small as one can be: a command, one row, one reply; one by one, and in bulk."""
 
-from sqlalchemy import insert
+from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kafkasaga import Message, Service
@@ -42,10 +42,18 @@ def book(command: Book, session: Session) -> Booked:
 
 
 bulk = Service("ledger")
+BOOK = text("""
+    INSERT INTO ledger ("order", account, amount)
+    SELECT * FROM unnest(CAST(:orders AS bigint[]), CAST(:accounts AS text[]), CAST(:amounts AS bigint[]))
+""")
 
 
 @bulk.batch_handler
 def book_all(commands: list[Book], session: Session) -> list[Booked]:
-    rows = [{"order": c.order, "account": c.account, "amount": c.amount} for c in commands]
-    session.execute(insert(Entry), rows)
+    rows = {
+        "orders": [c.order for c in commands],
+        "accounts": [c.account for c in commands],
+        "amounts": [c.amount for c in commands],
+    }
+    session.execute(BOOK, rows)
     return [Booked(order=c.order, account=c.account, number=c.number) for c in commands]

@@ -16,11 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as value
+    from functools import cached_property as kept
 else:
     from dataclasses import dataclass
+
+    class kept:  # noqa: N801 (used like `property`)
+        """A property that is computed once. ``functools.cached_property`` takes a lock for it (until Python 3.12)."""
+
+        def __init__(self, compute: Any) -> None:
+            self._compute, self._name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+        def __get__(self, instance: Any, owner: Any) -> Any:
+            if instance is None:
+                return self
+            found = instance.__dict__[self._name] = self._compute(instance)
+            return found
 
     def value(*, frozen: bool, **options: Any) -> Any:
         return dataclass(unsafe_hash=frozen, **options)
 
 
-__all__ = ["value"]
+__all__ = ["kept", "value"]

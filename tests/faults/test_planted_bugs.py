@@ -109,7 +109,7 @@ BUGS = {
     "i04-parked-lane-ignored": Bug(
         Triage,
         "sort",
-        (("self._uow.parked_lanes({lane for task in tasks if (lane := task.lane) is not None})", "set()"),),
+        (("self._uow.parked_lanes(lane for task in tasks if (lane := task.lane) is not None)", "set()"),),
         ("I4 ",),
     ),
     "i04-parked-messages-of-a-key-are-tried-in-any-order": Bug(
@@ -224,8 +224,8 @@ BUGS = {
         "_turns",
         (
             (
-                "self._sender.envelope(effect.message, effect.id,",
-                "self._sender.envelope(effect.message, saga_id(definition.name, str(now)),",
+                "self._sender.envelope(message, id, now,",
+                "self._sender.envelope(message, saga_id(definition.name, str(now)), now,",
             ),
         ),
         ("I1 ", "I2 ", "I10 ", "deadline gate", "I8 "),

@@ -11,9 +11,10 @@ from kafkasaga.messages.envelope import (
     SagaContext,
     fault_of_headers,
     read_attributes,
+    time_text,
     write_headers,
 )
-from kafkasaga.messages.ids import NAMESPACE, derived, read_id, to_id
+from kafkasaga.messages.ids import NAMESPACE, derived, id_text, read_id, to_id
 from kafkasaga.messages.message import Contract, Message, contract_of, key_of
 from kafkasaga.messages.registry import Registry
 from kafkasaga.messages.state import SagaState
@@ -38,9 +39,11 @@ __all__ = [
     "derived",
     "fault_of_headers",
     "from_text",
+    "id_text",
     "key_of",
     "read_attributes",
     "read_id",
+    "time_text",
     "to_id",
     "to_text",
     "write_headers",

@@ -70,7 +70,7 @@ class JsonCodec:
         if len(body) > self._max_bytes:
             raise UndecodableMessage(f"a {type.__name__} of {self._excess(body)}")
         try:
-            message = type.model_validate_json(body, extra="ignore")
+            message: M = type.__pydantic_validator__.validate_json(body, extra="ignore")
         except ValidationError as error:
             raise UndecodableMessage(f"not a {type.__name__}: {summary(error)}") from None
         if excess := self._excess(body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -57,6 +57,13 @@ class UnitOfWork(Protocol):
         """
         ...
 
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Do this while the database commits, if that leaves time for it: at most once, and not for this transaction.
+
+        It raises nothing, and nothing of it says whether the commit succeeds.
+        """
+        ...
+
     def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
         """Those actions whose handlers have run. Claims nothing and waits for nobody."""
         ...
@@ -89,7 +96,7 @@ class UnitOfWork(Protocol):
         """Go back, and forget what was noted: the partition begins anew (its topic was deleted and made again)."""
         ...
 
-    def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
+    def parked_lanes(self, lanes: Iterable[ParkedKey]) -> set[ParkedKey]:
         """Those of ``lanes`` in which something is parked."""
         ...
 

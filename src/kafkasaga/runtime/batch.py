@@ -15,7 +15,7 @@ and the inbox makes repeating harmless (I3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tenacity
@@ -81,17 +81,28 @@ class BatchRunner:
         self._streak = Streak()
         self.parked = False
         """Whether something was parked since this was last set to False."""
+        self._prepared: dict[int, Item] = {}
+        """Records that were decoded ahead, by their ids in memory."""
+        self._meanwhile: Callable[[], None] | None = None
         self._patience, self._patient_at = SECONDS_IN_PROCESS, sender.clock.monotonic()
 
-    def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
+    def prepare(self, records: Iterable[Record]) -> None:
+        """Decode records that are to be processed next."""
+        self._prepared = {id(record): self._decoded(record) for record in records}
+
+    def process(
+        self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None
+    ) -> dict[TopicPartition, int]:
         """Commit all of them; returns the next offset of each partition, for Kafka.
+
+        ``meanwhile`` is done while the database commits, if it leaves time for that. It raises nothing.
 
         Raises:
             EnvironmentUnavailable: if the database is away, or every message fails. Some records may be committed;
                 give all of them again.
             SerializationConflict: if other transactions leave no way, not even to park; the same holds.
         """
-        items = tuple(self._item(record) for record in records)
+        items, self._meanwhile = [self._item(record) for record in records], meanwhile
         probed = 0
         while self._streak.systemic and probed < len(items):
             self._all(items[probed : probed + 1])
@@ -114,6 +125,9 @@ class BatchRunner:
         return self._retries.retry_one()
 
     def _item(self, record: Record) -> Item:
+        return self._prepared.pop(id(record), None) or self._decoded(record)
+
+    def _decoded(self, record: Record) -> Item:
         return Item(record, tuple(self._router.route(record)))
 
     # -- taking a batch apart
@@ -205,6 +219,8 @@ class BatchRunner:
             if unmatched:
                 uow.park([self._parking.unmatched(task, error, now) for task, error in unmatched])
             uow.advance(self._group, _positions(item.record for item in items))
+            if self._meanwhile is not None:
+                uow.meanwhile(self._meanwhile)
         self._execution.committed()
         self.parked |= bool(found.parked or unmatched)
         if len(found.ready) > len(unmatched) and not failed:

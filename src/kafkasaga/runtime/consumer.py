@@ -47,6 +47,10 @@ class ConsumerLoop:
         self._lost: set[TopicPartition] = set()
         self._read: dict[TopicPartition, int] = {}
         """How far the database knows that each partition was read."""
+        self._ahead: list[Record] = []
+        """What was read while the last batch was committed."""
+        self._failure: Exception | None = None
+        """What went wrong with reading ahead; the next step raises it."""
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -65,7 +69,7 @@ class ConsumerLoop:
 
     def step(self, timeout: float) -> int:
         """One batch; returns how many records it had."""
-        records = self._poll(self._batch_size, timeout)
+        records = self._next(timeout)
         if records:
             self._commit(records)
         else:
@@ -73,6 +77,25 @@ class ConsumerLoop:
         if self._backpressure.look(self._held, parked=self._batches.parked):
             self._batches.parked = False
         return len(records)
+
+    def _next(self, timeout: float) -> list[Record]:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        ahead, self._ahead = self._ahead, []
+        return ahead or self._poll(self._batch_size, timeout)
+
+    def _read_ahead(self) -> None:
+        """Take and decode the next batch while the database commits this one."""
+        if self._ahead or self._failure is not None:
+            return
+        try:
+            self._ahead = self._consumer.poll(self._batch_size, 0)
+        except BrokerUnavailable:
+            return  # the next poll says so
+        except Exception as error:  # noqa: BLE001 - the next step raises it: this batch must not fail for it
+            self._failure = error
+        self._batches.prepare(self._ahead)
 
     def _poll(self, limit: int, timeout: float) -> list[Record]:
         """What is there; nothing while the broker is away."""
@@ -83,21 +106,23 @@ class ConsumerLoop:
             self._clock.wait(self._stopping, FIRST_WAIT)
             return []
 
-    def _commit(self, records: Sequence[Record]) -> None:
+    def _commit(self, records: list[Record]) -> None:
         """Commit a batch, however long the database is away. Offsets stay where they are meanwhile (invariant I5)."""
         wait, away = FIRST_WAIT, False
+        more = self._read_ahead if len(records) >= self._batch_size else None  # behind a full batch there is more
         self._lost.clear()
         while records and not self._stopping.is_set():
             try:
                 self._begin_anew(records)
-                positions = self._suspects.process(records)
+                positions = self._suspects.process(records, more)
             except (EnvironmentUnavailable, SerializationConflict) as error:
                 if not away:
                     log.warning("consuming waits", error=str(error))
                     self._consumer.pause()
                 away = True
                 stray = self._idle(wait)
-                records = [r for r in records if TopicPartition(r.topic, r.partition) not in self._lost] + stray
+                records = _without(self._lost, records)
+                (self._ahead or records).extend(stray)  # behind what was read before it
                 self._lost.clear()
                 wait = min(wait * 2, LONGEST_WAIT)
                 continue
@@ -157,5 +182,10 @@ class ConsumerLoop:
 
     def _revoked(self, partitions: Collection[TopicPartition]) -> None:
         self._lost |= set(partitions)
+        self._ahead = _without(partitions, self._ahead)
         self._held -= set(partitions)
         self._suspects.give_up(partitions)
+
+
+def _without(partitions: Collection[TopicPartition], records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if TopicPartition(record.topic, record.partition) not in partitions]

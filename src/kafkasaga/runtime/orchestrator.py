@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from kafkasaga.errors import KafkasagaError
-from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, key_of
+from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, id_text, key_of
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.progress import Happened
@@ -186,7 +186,7 @@ class SagaTurn:
     ) -> list[Envelope]:
         definition = self._definition(saga, changing.instance)
         # By hand: `bound_contextvars` looks through everything that is bound, each time.
-        bound = structlog.contextvars.bind_contextvars(saga=saga, saga_id=str(changing.id))
+        bound = structlog.contextvars.bind_contextvars(saga=saga, saga_id=id_text(changing.id))
         try:
             return self._turns(changing, definition, input, cause, at)
         finally:
@@ -209,9 +209,8 @@ class SagaTurn:
             for effect in decision.effects:
                 match effect:
                     case Send():
-                        envelopes.append(
-                            self._sender.envelope(effect.message, effect.id, saga=effect.context, traceparent=trace)
-                        )
+                        message, id, context = effect.message, effect.id, effect.context
+                        envelopes.append(self._sender.envelope(message, id, now, saga=context, traceparent=trace))
                     case RunLocal():
                         session = self._local_session(decision.instance, effect, trace, now)
                         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from kafkasaga.clock import Clock
@@ -20,7 +21,7 @@ class Sender:
     """The schema and the prefix of its outbox."""
 
     def envelope(
-        self, message: Message, id: UUID, *, saga: SagaContext | None = None, traceparent: str | None = None
+        self, message: Message, id: UUID, at: datetime, *, saga: SagaContext | None, traceparent: str | None
     ) -> Envelope:
         contract = contract_of(message)
         return Envelope(
@@ -29,7 +30,7 @@ class Sender:
             id=id,
             source=self.source,
             type=contract.type,
-            time=self.clock.now(),
+            time=at,
             payload=self.codec.encode(message),
             content_type=self.codec.content_type,
             saga=saga,

@@ -34,7 +34,7 @@ from uuid import UUID
 import structlog
 
 from kafkasaga.errors import SerializationConflict
-from kafkasaga.messages import Envelope, Mark, Message, Operation, contract_of
+from kafkasaga.messages import Envelope, Mark, Message, Operation, contract_of, id_text
 from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome, UnitOfWork
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.runtime.outgoing import Sender, derived_id, reply_context
@@ -57,6 +57,7 @@ class HandlerTurn:
         overtaking: Collection[int] = (),
     ) -> None:
         self._uow, self._sender, self._published = uow, sender, published or Published(sender.place)
+        self._now = sender.clock.now()
         self._overtaking = overtaking
         """Tasks, by their ids in memory, that run before parked messages of their lane: their handlers must not."""
         keys = self._asked = {key for task in tasks for key in task.claims}
@@ -152,16 +153,15 @@ class HandlerTurn:
             self._in_log.clear()
 
     def _publishing(self, task: Task, next_id: Callable[[], UUID]) -> PublishContext:
-        return PublishContext(
-            self._sender.source, next_id, task.attributes.traceparent, self._sender.clock.now(), self._published
-        )
+        return PublishContext(self._sender.source, next_id, task.attributes.traceparent, self._now, self._published)
 
     def _answers(self, task: Task, messages: Sequence[Message], next_id: Callable[[], UUID]) -> list[Envelope]:
         context, key, cause = task.command_of, task.asks, task.attributes
         answers: list[Envelope] = []
         for position, message in enumerate(messages):
             saga = reply_context(context, cause.id) if position == 0 and context is not None else None
-            answers.append(self._sender.envelope(message, next_id(), saga=saga, traceparent=cause.traceparent))
+            trace = cause.traceparent
+            answers.append(self._sender.envelope(message, next_id(), self._now, saga=saga, traceparent=trace))
         if key is not None:
             if not answers:
                 _say_that_it_is_silent(_handler(task))
@@ -169,7 +169,7 @@ class HandlerTurn:
         return answers
 
     def _entry(self, key: BarrierKey) -> BarrierEntry | None:
-        return self._settled.get(key) or self._known.get(key)
+        return self._settled.get(key) or (self._known.get(key) if self._known else None)
 
     def _settle(self, key: BarrierKey, entry: BarrierEntry) -> None:
         self._settled[key] = entry
@@ -262,7 +262,7 @@ def _log_fields(tasks: Run) -> dict[str, Any]:
     if len(tasks) > 1:
         return {"message_type": tasks[0].attributes.type, "messages": len(tasks)}
     attributes = tasks[0].attributes
-    fields = {"message_id": str(attributes.id), "message_type": attributes.type}
+    fields = {"message_id": id_text(attributes.id), "message_type": attributes.type}
     if (saga := attributes.saga) is not None:
-        fields |= {"saga_id": str(saga.saga_id), "step": saga.step}
+        fields |= {"saga_id": id_text(saga.saga_id), "step": saga.step}
     return fields

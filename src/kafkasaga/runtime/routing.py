@@ -21,7 +21,7 @@ from kafkasaga.messages import (
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
-from kafkasaga.values import value
+from kafkasaga.values import kept, value
 
 
 @value(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class SagaRoute:
 Route = HandlerRoute | SagaRoute
 
 
-@value(frozen=True, slots=True)
+@value(frozen=True)
 class Task:
-    """One record for one consumer: the unit that succeeds, fails, or is parked."""
+    """One record for one consumer: the unit that succeeds, fails, or is parked. What follows from it is kept."""
 
     consumer: str
     record: Record
@@ -71,11 +71,11 @@ class Task:
     problem: str | None = None
     """Why it cannot be handled at all."""
 
-    @property
+    @kept
     def inbox_key(self) -> InboxKey:
         return InboxKey(self.consumer, self.attributes.source, self.attributes.id)
 
-    @property
+    @kept
     def lane(self) -> ParkedKey | None:
         """Its lane of order; a record without a key has none."""
         key = self.record.key
@@ -90,7 +90,7 @@ class Task:
         is_answer = context.command_id is not None or context.mark is not None
         return None if is_answer else context
 
-    @property
+    @kept
     def asks(self) -> BarrierKey | None:
         """What a saga asks for by it, behind the barrier."""
         context = self.command_of
@@ -98,7 +98,7 @@ class Task:
             return None
         return BarrierKey(context.saga_id, context.step, context.generation, context.operation)
 
-    @property
+    @kept
     def claims(self) -> Sequence[BarrierKey]:
         """The barrier's rows that it needs: a compensation its action's too."""
         key = self.asks

@@ -20,8 +20,11 @@ def runs(tasks: Iterable[Task]) -> list[Run]:
     what becomes of the second.
     """
     tasks = list(tasks)
-    if not any(_of_many(task) for task in tasks):
+    handlers = {_of_many(task) for task in tasks}
+    if handlers <= {None}:
         return [[task] for task in tasks]
+    if len(handlers) == 1 and _ask_different_things(tasks):
+        return [tasks]
     found: list[list[Task]] = []
     joinable: dict[Handler, int] = {}
     last: dict[Hashable, int] = {}
@@ -37,6 +40,11 @@ def runs(tasks: Iterable[Task]) -> list[Run]:
         found[run].append(task)
         last.update((place, run) for place, _ in places)
     return list(found)
+
+
+def _ask_different_things(tasks: Sequence[Task]) -> bool:
+    asked = [key for task in tasks for key in task.claims]
+    return len(asked) == len(set(asked))
 
 
 def _of_many(task: Task) -> Handler | None:

@@ -11,7 +11,7 @@ alone, is set aside, and its partition goes on.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 from uuid import uuid4
 
@@ -77,10 +77,12 @@ class Suspects:
             self._single.pop(place, None)
             self._counted.pop(place, None)
 
-    def process(self, records: Sequence[Record]) -> dict[TopicPartition, int]:
+    def process(
+        self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None
+    ) -> dict[TopicPartition, int]:
         """As ``BatchRunner.process``, with care where it is needed."""
         if not self._left:
-            return self._batches.process(records)
+            return self._batches.process(records, meanwhile)
         rest: list[Record] = []
         positions: dict[TopicPartition, int] = {}
         for record in records:

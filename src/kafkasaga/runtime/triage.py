@@ -47,7 +47,7 @@ class Triage:
     def sort(self, tasks: Sequence[Task]) -> Sorted:
         """Claim the tasks in the inbox; sort those that are new, and park what is to be parked."""
         new = self._new(tasks)
-        self._lanes = self._uow.parked_lanes({lane for task in tasks if (lane := task.lane) is not None})
+        self._lanes = self._uow.parked_lanes(lane for task in tasks if (lane := task.lane) is not None)
         self._carried_out = self._actions_carried_out(new)
         found = Sorted()
         for task in new:

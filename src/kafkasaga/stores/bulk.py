@@ -88,8 +88,8 @@ class Way:
     def keep_plans(self, connection: Connection) -> None:
         """The plans of statements that read no table of ours may be kept, in this transaction."""
 
-    def commit(self, connection: Connection) -> None:
-        """COMMIT, where it can travel with other statements."""
+    def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
+        """COMMIT, where it can travel with other statements; then ``meanwhile`` is done before it is waited for."""
 
     def end(self, connection: Connection) -> None:
         """Leave no transaction open, whatever became of it."""

@@ -10,7 +10,7 @@ Whoever wants to see them: the logger ``kafkasaga.sql`` has each at level DEBUG.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol, cast
 
@@ -147,9 +147,10 @@ class PsycopgWay(Way):
         if driver_of(connection) is not None:
             execute(connection, b"SET LOCAL plan_cache_mode = auto")
 
-    def commit(self, connection: Connection) -> None:
+    def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         if driver_of(connection) is not None:
-            execute(connection, b"COMMIT", prepare=False)
+            execute(connection, b"COMMIT", prepare=False)  # it is on its way; the end of the pipeline waits for it
+            meanwhile()
 
     def end(self, connection: Connection) -> None:
         # An engine of a user's may have been told that what is in autocommit mode needs no ROLLBACK.

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from kafkasaga.messages import Envelope
+from kafkasaga.messages import Envelope, id_text, time_text
 from kafkasaga.stores.bulk import Sql, insert, types
 
 _COLUMNS = ("message_id", "topic", "key", "payload", "headers", "created_at")
@@ -40,18 +40,18 @@ class OutboxRows:
 def headers_as_text(envelope: Envelope) -> str:
     """The headers of a message as they lie in the outbox: what ``write_headers`` gives, as a JSON object."""
     text = (
-        f'{{{_fixed_headers(envelope.source, envelope.type, envelope.content_type)},"ce_id":"{envelope.id}",'
-        f'"ce_time":"{envelope.time.isoformat()}"'
+        f'{{{_fixed_headers(envelope.source, envelope.type, envelope.content_type)},"ce_id":"{id_text(envelope.id)}",'
+        f'"ce_time":"{time_text(envelope.time)}"'
     )
     if envelope.traceparent:
         text += f',"traceparent":{_quoted(envelope.traceparent)}'
     if (saga := envelope.saga) is not None:
         text += (
-            f',"ce_saganame":{_quoted(saga.saga)},"ce_sagaid":"{saga.saga_id}","ce_sagastep":{_quoted(saga.step)},'
+            f',"ce_saganame":{_quoted(saga.saga)},"ce_sagaid":"{id_text(saga.saga_id)}","ce_sagastep":{_quoted(saga.step)},'
             f'"ce_sagageneration":"{saga.generation}","ce_sagaoperation":"{saga.operation.value}"'
         )
         if saga.command_id is not None:
-            text += f',"ce_sagacommandid":"{saga.command_id}"'
+            text += f',"ce_sagacommandid":"{id_text(saga.command_id)}"'
         if saga.failures:
             text += f',"ce_sagafailures":{_quoted(" ".join(saga.failures))}'
         if saga.mark is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
@@ -87,6 +87,7 @@ class SqlUnitOfWork:
         self._read: dict[BarrierKey, BarrierEntry] | None = None
         """What the barrier has of those that were looked for ahead."""
         self._nothing_parked = False
+        self._meanwhile: Callable[[], None] = _nothing
 
     @property
     def _connection(self) -> Connection:
@@ -123,7 +124,7 @@ class SqlUnitOfWork:
             with translated(), self._settling(), self._do.way.together(self._unbegun):
                 for send in self._later:
                     send()
-                self._do.way.commit(self._connection)
+                self._do.way.commit(self._connection, self._meanwhile)
             self._later.clear()
         # After a COMMIT that went with them this is no statement; SQLAlchemy and those who listen to it hear of it.
         commit(self._unbegun, transaction)
@@ -164,6 +165,10 @@ class SqlUnitOfWork:
         self._read = None
         self._at_end(lambda: self._do.barrier.settle(self._connection, entries))
 
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Done where COMMIT travels with what was kept for the end: with psycopg."""
+        self._meanwhile = work
+
     def carried_out(self, actions: Collection[BarrierKey]) -> set[BarrierKey]:
         """One statement."""
         with self._now():
@@ -199,12 +204,12 @@ class SqlUnitOfWork:
         with self._now():
             self._do.offsets.rewind(self._connection, group, positions)
 
-    def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
+    def parked_lanes(self, lanes: Iterable[ParkedKey]) -> set[ParkedKey]:
         """One statement; none if it is known that nothing is parked at all."""
         if self._nothing_parked:
             return set()
         with self._now():
-            return self._do.parked.lanes(self._connection, lanes)
+            return self._do.parked.lanes(self._connection, set(lanes))
 
     def park(self, messages: Sequence[Parked]) -> None:
         """One statement."""
@@ -297,6 +302,10 @@ class SqlUnitOfWork:
             if not self._do.barrier.refused(error):
                 raise
             raise SerializationConflict("another transaction has answered the same command meanwhile") from error
+
+
+def _nothing() -> None:
+    """There is nothing to be done meanwhile."""
 
 
 def commit(connection: Connection, transaction: RootTransaction) -> None:

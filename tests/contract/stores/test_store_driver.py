@@ -12,6 +12,7 @@ from kafkasaga.messages import Operation
 from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, TopicPartition
 from kafkasaga.stores import SqlStore, Tables
 from kafkasaga.stores.migrations import upgrade
+from tests.contract.stores.store_kit import until
 
 PLACE = TopicPartition("orders", 0)
 ALL_BUT_ASCII = "Grüße, 'ñ' \"\\{}\n"
@@ -139,3 +140,30 @@ def test_a_connection_that_was_cut_is_a_database_that_is_away(postgres_store: Sq
         uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
     with postgres_store.begin() as uow:
         assert uow.claim_inbox([InboxKey("billing", "shop", uuid4())]), "it is there again at once"
+
+
+def test_while_the_database_commits_something_else_is_done(postgres_store: SqlStore) -> None:
+    seen: list[dict[TopicPartition, int]] = []
+
+    def work() -> None:
+        until(lambda: postgres_store.positions("shop", [PLACE]))  # nobody has asked yet whether it is committed
+        seen.append(postgres_store.positions("shop", [PLACE]))
+
+    with postgres_store.begin() as uow:
+        uow.meanwhile(work)
+        uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        uow.advance("shop", {PLACE: 1})
+        assert seen == []
+    assert seen == [{PLACE: 1}]
+
+
+def test_what_fails_at_the_end_fails_whatever_was_done_meanwhile(postgres_store: SqlStore) -> None:
+    step, done = BarrierKey(uuid4(), "pay", 0, Operation.ACTION), list[str]()
+    with postgres_store.begin() as uow:
+        uow.settle_barrier({step: BarrierEntry(Outcome.DONE)})
+    with pytest.raises(SerializationConflict), postgres_store.begin() as uow:  # noqa: PT012
+        uow.meanwhile(lambda: done.append("work"))
+        uow.advance("shop", {PLACE: 1})
+        uow.settle_barrier({step: BarrierEntry(Outcome.DONE)})
+    assert done == ["work"]
+    assert postgres_store.positions("shop", [PLACE]) == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -45,6 +45,7 @@ class MemoryUnitOfWork:
         self._parked: dict[int, Parked | None] = {}
         self._session: Session | None = None
         self._aborted: str | None = None
+        self._meanwhile: Callable[[], None] | None = None
         self.published = False
 
     @property
@@ -64,6 +65,9 @@ class MemoryUnitOfWork:
 
     def look_ahead(self, steps: Collection[BarrierKey]) -> None:
         """Nothing is far away here."""
+
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        self._meanwhile = work
 
     def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
         self._alive()
@@ -163,7 +167,7 @@ class MemoryUnitOfWork:
 
     # -- parked messages
 
-    def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
+    def parked_lanes(self, lanes: Iterable[ParkedKey]) -> set[ParkedKey]:
         self._alive()
         with self._waiting.guard:
             held = {(p.consumer, p.record.topic, p.record.key) for p in heads(self._visible().values())}
@@ -295,6 +299,8 @@ class MemoryUnitOfWork:
 
     def commit(self) -> None:
         """Make everything visible."""
+        if self._meanwhile is not None:
+            self._meanwhile()
         with self._waiting.guard:
             self._alive()
             tables = self._tables

@@ -6,7 +6,7 @@ takes its time, so that transactions overlap and wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,9 @@ class WorldUnitOfWork:
     def look_ahead(self, steps: Collection[BarrierKey]) -> None:
         self._inner.look_ahead(steps)
 
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        self._inner.meanwhile(work)
+
     def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
         self._pass("barrier")
         return self._inner.read_barrier(keys)
@@ -198,7 +201,7 @@ class WorldUnitOfWork:
         self._done.wrote = True
         self._inner.rewind(group, positions)
 
-    def parked_lanes(self, lanes: Collection[ParkedKey]) -> set[ParkedKey]:
+    def parked_lanes(self, lanes: Iterable[ParkedKey]) -> set[ParkedKey]:
         self._pass("lanes")
         return self._inner.parked_lanes(lanes)
 
