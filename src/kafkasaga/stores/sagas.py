@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
@@ -96,8 +96,13 @@ class Sagas:
         found = self._current.rows(connection, sorted(set(keys)))
         return {(name, key): id for name, key, id in found}
 
-    def save(self, connection: Connection, changes: Sequence[SagaChange], timers: Timers) -> None:
-        """Write changes; two statements for sagas that go on, three for new ones, and up to two for timers."""
+    def save(
+        self, connection: Connection, changes: Sequence[SagaChange], timers: Timers
+    ) -> Callable[[Connection], None]:
+        """Write the states of sagas: one statement for new ones, one for others. What is left to be sent: log, timers.
+
+        Nobody waits for that, once it is known that the sagas were as they were read.
+        """
         new: list[Row] = []
         changed: list[Row] = []
         logged: list[Row] = []
@@ -115,9 +120,13 @@ class Sagas:
             logged += _log_rows(id, change)
         _fence(len(new), self._insert.count(connection, new))
         _fence(len(changed), self._update.count(connection, changed))
-        self._log.count(connection, logged)
-        self._set_timers.count(connection, [row for row in moved if row[1] is not None])
-        self._drop_timers.count(connection, [(id,) for id, due in moved if due is None])
+
+        def send_rest(connection: Connection) -> None:
+            self._log.send(connection, logged)
+            self._set_timers.send(connection, [row for row in moved if row[1] is not None])
+            self._drop_timers.send(connection, [(id,) for id, due in moved if due is None])
+
+        return send_rest
 
 
 _WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)

@@ -187,7 +187,8 @@ class SqlUnitOfWork:
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
         """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped."""
         with self._now():
-            self._do.sagas.save(self._connection, changes, self._timers)
+            send_rest = self._do.sagas.save(self._connection, changes, self._timers)
+        self._at_end(lambda: send_rest(self._connection))
 
     def add_outbox(self, envelopes: Sequence[Envelope]) -> None:
         """One statement."""

@@ -42,12 +42,13 @@ def next_change(
 
 
 def save(store: SqlStore, *changes: SagaChange) -> list[str]:
-    """Load and save, as the runtime does; the statements that saving took."""
-    with store.begin() as uow:
-        uow.load_sagas([change.instance.id for change in changes])
-        with counted_statements(store) as statements:
+    """Load and save, as the runtime does; the statements that saving took, those included that go with COMMIT."""
+    with counted_statements(store) as statements:
+        with store.begin() as uow:
+            uow.load_sagas([change.instance.id for change in changes])
+            loaded = len(statements)
             uow.save_sagas(changes)
-    return statements
+        return statements[loaded:]
 
 
 def timer(store: SqlStore, saga_id: UUID) -> datetime | None:
