@@ -132,7 +132,7 @@ _payload_of: Final[Callable[[OutboxRow], bytes | None]] = itemgetter(4)
 
 def payload_bytes(rows: Iterable[OutboxRow]) -> int:
     """Bytes of their payloads together."""
-    return sum(map(len, filter(None, map(_payload_of, rows))))
+    return sum([len(payload) for payload in map(_payload_of, rows) if payload])
 
 
 LONGEST_LANE: Final = 1000

@@ -165,7 +165,8 @@ class Relay:
         """Have rows streamed, or queue them in their lanes; True if one was new."""
         held, skip, now = self._held, self._sweep.topics, self._clock.monotonic()
         fresh = held.new(rows)
-        if not skip.isdisjoint(topics := set(map(topic_of, fresh))):
+        topics = set(map(topic_of, fresh))
+        if not skip.isdisjoint(topics):
             fresh = [row for row in fresh if row.topic not in skip]
             topics -= skip
         if not self._lanes and not self._blocks.busy and all(held.trusts(topic, now) for topic in topics):
