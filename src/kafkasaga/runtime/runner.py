@@ -136,7 +136,7 @@ class Runner:
         )
         if not all(self._patiently(what, check) for what, check in checks):
             return False
-        loops = [(role, loop) for role in self._roles for loop in self._build(role, store)]
+        loops: list[tuple[Role, _Loop]] = [(role, loop) for role in self._roles for loop in self._build(role, store)]
         for role, loop in loops:
             thread = threading.Thread(target=self._guard, args=(role, loop), name=f"{service.name}-{role}", daemon=True)
             self._running.append(_Running(role, loop, thread))
