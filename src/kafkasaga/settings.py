@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     """The most messages of one transaction."""
     relay_poll_interval: float = Field(1.0, gt=0, le=60)
     """Seconds until the relay looks into the outbox when nothing has woken it."""
-    relays: int = Field(1, ge=1, le=32)
+    relays: int = Field(1, ge=1, le=8)
     """Relays that share the keys of one outbox; each is active in one process. More than one needs PostgreSQL."""
     max_parked: int = Field(10_000, ge=1)
     """Parked messages of one partition from which on it is read no further."""

@@ -139,7 +139,6 @@ class KafkaConsumer:
         Nothing is assigned or revoked any more: whoever closes has ended its work.
         """
         self._closing = True
-        self.pause()
         _close(self._consumer, CLOSE_SECONDS)
 
     # ---- what librdkafka tells ----------------------------------------------------------------------------------
@@ -300,6 +299,7 @@ def _take_and_close(client: Consumer) -> None:
     (librdkafka issues 4041 and 4884): the whole process would stand still.
     """
     with suppress(KafkaException):
+        client.pause(client.assignment())
         while client.consume(DROPPED_AT_ONCE, 0):
             pass
     client.close()

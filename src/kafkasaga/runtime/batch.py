@@ -112,7 +112,7 @@ class BatchRunner:
 
     def set_aside(self, record: Record, reason: Exception) -> dict[TopicPartition, int]:
         """Park a record without trying it."""
-        item = self._item(record)
+        item, self._meanwhile = self._item(record), None
         self._commit([item], dict.fromkeys(range(len(item.tasks)), reason))
         return _positions([record])
 

@@ -234,9 +234,11 @@ class Relay:
             return
         (rows, failures), now = settled, self._clock.monotonic()
         self._acknowledged += rows
+        failed = {row.topic for row, _ in failures}
         for topic in set(map(topic_of, rows)):
             self._held.acknowledged(topic, now)
-            self._held.streamed(topic)
+            if topic not in failed:
+                self._held.streamed(topic)
         if self._blocks.busy:
             for row in rows:
                 self._blocks.acknowledged(row, now)

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol, cast
 
 import psycopg
+from psycopg import generators
 from psycopg.adapt import Dumper
 from psycopg.pq import Format, TransactionStatus
 from sqlalchemy import Connection, Dialect
@@ -23,6 +24,9 @@ from kafkasaga.stores.arrays import array_writer
 from kafkasaga.stores.bulk import ISOLATION, Answer, Bulk, Convert, Plain, Row, Types, Way, read
 
 log = logging.getLogger("kafkasaga.sql")
+
+_send_all: Final[Callable[[Any], Any]] = cast("Any", generators).send
+"""Psycopg's own way to empty the buffer of a connection."""
 
 _KNOWN: Final = "kafkasaga.driver"
 """Under this key a connection's ``info`` holds psycopg's connection, or None where statements cannot go to it."""
@@ -149,7 +153,11 @@ class PsycopgWay(Way):
 
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         if driver_of(connection) is not None:
-            execute(connection, b"COMMIT", prepare=False)  # it is on its way; the end of the pipeline waits for it
+            execute(connection, b"COMMIT", prepare=False)  # the end of the pipeline waits for its answer
+            # Of much data the last part, and with it COMMIT, is still here: nobody is to wait for our locks meanwhile.
+            driver = driver_of(connection)
+            assert driver is not None
+            driver.wait(_send_all(driver.pgconn))
             meanwhile()
 
     def end(self, connection: Connection) -> None:

@@ -19,7 +19,7 @@ class HandlerSession(Session):
     """
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(bind=connection, join_transaction_mode="rollback_only")
+        super().__init__(bind=connection, join_transaction_mode="rollback_only", autobegin=False)
         self.begin()
 
     def commit(self) -> NoReturn:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, text
 
 from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip, nothing
 from kafkasaga.stores.bulk import Sql, types
@@ -61,6 +61,8 @@ class OutboxReader:
         waiting = select(outbox.c.id).where(outbox.c.message_id == block.c.message_id).limit(1).scalar_subquery()
         self._unblock_absent = delete(block).where(waiting.is_(None)).returning(block.c.message_id)
         self._blocked = select(block.c.message_id, block.c.error)
+        if share.condition:
+            self._blocked = self._blocked.where(text(share.condition))
 
     def fetch(
         self, connection: Connection, after: int, limit: int, upto: int | None, size: int | None, skip: Skip

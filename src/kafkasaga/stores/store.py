@@ -76,7 +76,7 @@ class SqlStore:
         published = Event()
         with translated(), self._units.connect() as connection:
             transaction = connection.begin()
-            unit = SqlUnitOfWork(connection, self._statements, published.set)
+            unit = SqlUnitOfWork(connection, self._statements, published.set, transaction=transaction)
             try:
                 yield unit
                 # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, RootTransaction
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import SerializationConflict
@@ -72,8 +72,10 @@ class SqlUnitOfWork:
         statements: Statements,
         published: Callable[[], None],
         session: Session | None = None,
+        transaction: RootTransaction | None = None,
     ) -> None:
         self._unbegun = connection
+        self._transaction = transaction
         self._do = statements
         self._begun = session is not None or not statements.way.begins_late
         if session is None and self._begun:
@@ -95,7 +97,16 @@ class SqlUnitOfWork:
         if not self._begun:
             self._begun = True
             self._do.way.begin(self._unbegun)
+        self._check()
         return self._unbegun
+
+    def _check(self) -> None:
+        """BEGIN is sent once: whatever followed a rollback inside the transaction would commit by itself (I1)."""
+        if self._transaction is not None and not self._transaction.is_active:
+            raise InvalidRequestError(
+                "This transaction is inactive: a handler has swallowed an error that rolled it back; let the error out "
+                "of the handler, or have what may fail inside `with session.begin_nested():`"
+            )
 
     @property
     def session(self) -> Session:
@@ -103,6 +114,7 @@ class SqlUnitOfWork:
         self._send()
         if self._session is None:
             self._session = HandlerSession(self._connection)
+        self._check()
         return self._session
 
     @property
@@ -250,7 +262,7 @@ class SqlUnitOfWork:
 
     def parked_ids(self, topic: str, keys: Collection[InboxKey]) -> dict[InboxKey, int]:
         """One statement."""
-        with translated():
+        with self._now():
             return self._do.parked.ids(self._connection, topic, keys)
 
     def unpark(self, id: int) -> None:

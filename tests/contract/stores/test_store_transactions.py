@@ -6,7 +6,7 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session
 
@@ -99,6 +99,36 @@ class TestHandlerSession:
             with pytest.raises(IntegrityError):
                 uow.session.flush()
         assert store.positions("shop", [PLACE]) == {}
+
+    @pytest.mark.parametrize("then", ["claims", "sends what was kept", "asks for the session", "goes on"])
+    def test_i01_nothing_that_follows_a_rollback_inside_is_stored(self, store: SqlStore, then: str) -> None:
+        """A handler swallowed an error, or ended the transaction; BEGIN is not repeated for those behind it."""
+        with store.begin() as uow:
+            uow.session.add(Order(id=1))
+        key = InboxKey("billing", "shop", uuid4())
+        step = BarrierKey(uuid4(), "pay", 0, Operation.ACTION)
+        with pytest.raises(InvalidRequestError), store.begin() as uow:  # noqa: PT012
+            session = uow.session
+            if then == "goes on":
+                transaction = session.get_transaction()
+                assert transaction is not None
+                transaction.rollback()
+                session.add(Order(id=2))
+                session.flush()
+            session.add(Order(id=1))
+            with pytest.raises(IntegrityError):
+                session.flush()
+            uow.settle_barrier({step: BarrierEntry(Outcome.DONE)})
+            if then == "claims":
+                uow.claim_inbox([key])
+            elif then == "sends what was kept":
+                uow.free_lanes()
+            else:
+                uow.session.connection().execute(insert(Order).values(id=2))
+        with store.begin() as uow:
+            assert uow.read_barrier([step]) == {}
+            assert uow.claim_inbox([key]) == {key}
+            assert uow.session.get(Order, 2) is None
 
     def test_the_session_is_made_only_when_asked_for(self, store: SqlStore) -> None:
         with store.begin() as uow:

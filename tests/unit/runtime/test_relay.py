@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from kafkasaga import Outbox, Service
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
-from kafkasaga.ports import OutboxRow, RelayQueue, SendError
+from kafkasaga.ports import Failures, OutboxRow, RelayQueue, SendError
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.relay_blocks import LOOK_FOR_ABSENT, MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
 from kafkasaga.runtime.relay_stream import PATIENCE
@@ -429,6 +429,33 @@ def test_a10_a_topic_that_falls_silent_leaves_room_for_others(node: Node, broker
     put_many(node, "big", 1000)
     put(node, "small", "k", "1")
     until(lambda: sent(broker, "small") == ["1"], step, rounds=40)
+
+
+def test_a10_a_topic_that_refuses_a_part_of_each_stream_is_trusted_less_and_less(
+    node: Node, broker: MemoryBroker
+) -> None:
+    """As one does that takes less than librdkafka puts into a batch."""
+    streams = 0
+
+    class Narrow(MemoryProducer):
+        def stream(self, rows: Sequence[OutboxRow]) -> None:
+            nonlocal streams
+            streams += 1
+            super().stream(rows[:1])
+            self.refused = [(row, SendError("too much at once", permanent=False)) for row in rows[1:]]
+
+        def streamed(self, timeout: float) -> Failures | None:
+            failures = super().streamed(timeout)
+            return None if failures is None else [*failures, *self.refused]
+
+    relay = Relay(node.store.relay_queue(), lambda: Narrow(broker), node.clock, poll_interval=0.001, window=100)
+    for n in range(300):
+        put_many(node, "t", 3)
+        relay.step()
+        node.clock.sleep(0.1)
+    until(lambda: node.count("outbox") == 0, relay.step)
+    assert len(sent(broker, "t")) == 900
+    assert 3 < streams < 15, "half a minute, and each time twice as long until the next one"
 
 
 def test_a10_a_dead_topic_is_tried_less_and_less_often_and_goes_on_in_key_order(
