@@ -449,7 +449,7 @@ def test_a10_a_topic_that_refuses_a_part_of_each_stream_is_trusted_less_and_less
             return None if failures is None else [*failures, *self.refused]
 
     relay = Relay(node.store.relay_queue(), lambda: Narrow(broker), node.clock, poll_interval=0.001, window=100)
-    for n in range(300):
+    for _ in range(300):
         put_many(node, "t", 3)
         relay.step()
         node.clock.sleep(0.1)
