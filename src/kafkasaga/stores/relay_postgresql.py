@@ -110,10 +110,12 @@ class PostgresqlRelayQueue(SqlRelayQueue):
 
     def acquire(self) -> bool:
         """One statement, or none if the lock was proven to be held just now; a few when it changes hands."""
+        if not self._held and self._wait_for_turn():
+            return False
         with self._guarded(self._connection or self._connect()) as connection:
             if self._held:
                 self._heartbeat(connection)
-            elif not self._wait_for_turn() and self._try_lock(connection):
+            elif self._try_lock(connection):
                 self._held, self._alive_at = True, time.monotonic()
                 self._turns.took(self._share)
             return self._held

@@ -62,8 +62,9 @@ class Turns:
         self._next = self._clock() + PAUSE * len(self._held)
 
     def lost(self, share: Share) -> None:
-        """It does not hold it any more."""
+        """It does not hold it any more; who holds nothing asks again at once."""
         self._held.discard(share)
+        self._next = min(self._next, self._clock() + PAUSE * len(self._held))
 
 
 def shares(count: int) -> list[Share]:
