@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,7 +21,7 @@ from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.stores import Tables, create_store
 from kafkasaga.testing import EmbeddedKafka
-from tests.contract.kafka_kit import Broker, Member, Sender, fill, unique, until
+from tests.contract.kafka_kit import WITHIN, Broker, Member, Sender, fill, unique, until
 from tests.contract.mock_kit import Api, Mock
 from tests.support import KafkaServer
 
@@ -115,7 +116,12 @@ NOBODY = Broker("127.0.0.1:1")
 class Stuck(Consumer):
     """As librdkafka's consumer is without any broker: whoever closes it waits for ever."""
 
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.closing = threading.Event()
+
     def close(self) -> None:
+        self.closing.set()
         threading.Event().wait()
 
 
@@ -146,8 +152,9 @@ def test_closing_a_consumer_that_librdkafka_does_not_close_comes_to_an_end(
     monkeypatch.setattr(consumer, "CLOSE_SECONDS", 0.1)
     member = KafkaConsumer(broker, unique("group"))
     member._consumer.close()
-    member._consumer = Stuck(KafkaConfig.of(NOBODY).consumer("group"))
+    member._consumer = stuck = Stuck(KafkaConfig.of(NOBODY).consumer("group"))
     member.close()
+    assert stuck.closing.wait(WITHIN), "and it has come back, though its client never does"
 
 
 @pytest.mark.usefixtures("_soon")

@@ -11,8 +11,9 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-PAUSE = 0.25
+PAUSE: Final = 0.25
 """Seconds by which a process asks later for each share that it holds already."""
 
 
@@ -34,7 +35,7 @@ class Share:
         return "" if self.of == 1 else f"mod(abs(hashtext(key)::bigint), {self.of}) = {self.number}"
 
 
-WHOLE = Share()
+WHOLE: Final = Share()
 
 
 class Turns:

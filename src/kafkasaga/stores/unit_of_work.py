@@ -23,6 +23,7 @@ from kafkasaga.ports import (
     ParkedStatus,
     SagaChange,
     TopicPartition,
+    nothing,
 )
 from kafkasaga.saga.instance import Instance
 from kafkasaga.stores.barrier import Barrier
@@ -89,7 +90,7 @@ class SqlUnitOfWork:
         self._read: dict[BarrierKey, BarrierEntry] | None = None
         """What the barrier has of those that were looked for ahead."""
         self._nothing_parked = False
-        self._meanwhile: Callable[[], None] = _nothing
+        self._meanwhile: Callable[[], None] = nothing
 
     @property
     def _connection(self) -> Connection:
@@ -315,10 +316,6 @@ class SqlUnitOfWork:
             if not self._do.barrier.refused(error):
                 raise
             raise SerializationConflict("another transaction has answered the same command meanwhile") from error
-
-
-def _nothing() -> None:
-    """There is nothing to be done meanwhile."""
 
 
 def commit(connection: Connection, transaction: RootTransaction) -> None:

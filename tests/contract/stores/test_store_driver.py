@@ -13,6 +13,7 @@ from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, TopicPa
 from kafkasaga.stores import SqlStore, Tables
 from kafkasaga.stores.migrations import upgrade
 from tests.contract.stores.store_kit import until
+from tests.contract.stores.test_store_relay_queue import envelope
 
 PLACE = TopicPartition("orders", 0)
 ALL_BUT_ASCII = "Grüße, 'ñ' \"\\{}\n"
@@ -142,7 +143,8 @@ def test_a_connection_that_was_cut_is_a_database_that_is_away(postgres_store: Sq
         assert uow.claim_inbox([InboxKey("billing", "shop", uuid4())]), "it is there again at once"
 
 
-def test_while_the_database_commits_something_else_is_done(postgres_store: SqlStore) -> None:
+@pytest.mark.parametrize("size", [2, 32_000_000], ids=["little", "more than fits into the socket"])
+def test_while_the_database_commits_something_else_is_done(postgres_store: SqlStore, size: int) -> None:
     seen: list[dict[TopicPartition, int]] = []
 
     def work() -> None:
@@ -153,6 +155,7 @@ def test_while_the_database_commits_something_else_is_done(postgres_store: SqlSt
         uow.meanwhile(work)
         uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
         uow.advance("shop", {PLACE: 1})
+        uow.add_outbox([envelope(payload=bytes(size))])
         assert seen == []
     assert seen == [{PLACE: 1}]
 

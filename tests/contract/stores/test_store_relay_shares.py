@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 
 import pytest
+from sqlalchemy import QueuePool
 
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.ports import RelayQueue
@@ -31,6 +32,33 @@ def test_a36_relays_with_shares_work_side_by_side_and_have_every_key_once(postgr
         for queue, page in zip(queues, rows, strict=True):
             queue.delete(page)
         assert postgres_store.queries().counts().outbox == 0
+
+
+def test_a_row_that_is_blocked_is_its_own_shares_business(postgres_store: SqlStore) -> None:
+    """Another relay would wait for ever to hear that it is mended."""
+    with ExitStack() as stack:
+        queues = [stack.enter_context(closing(queue)) for queue in postgres_store.relay_queues(2)]
+        until(lambda: held(*queues) == 2)
+        publish(postgres_store, envelope(key="k"))
+        (owner,) = [queue for queue in queues if queue.fetch(0, 10)]
+        (other,) = [queue for queue in queues if queue is not owner]
+        (row,) = owner.fetch(0, 10)
+        owner.block([(row, "too large")])
+        assert list(owner.blocked()) == [row.message_id]
+        assert not other.blocked()
+
+
+def test_who_is_not_its_turn_takes_no_connection(postgres_store: SqlStore) -> None:
+    """They come from the pool of the whole service."""
+    first, second, third = postgres_store.relay_queues(3)
+    pool = postgres_store.engine.pool
+    assert isinstance(pool, QueuePool)
+    assert first.acquire()
+    assert not second.acquire()
+    assert not third.acquire()
+    assert pool.checkedout() == 1
+    for queue in (first, second, third):
+        queue.close()
 
 
 def test_i11_each_share_has_one_relay_and_is_taken_over_by_another_process(postgres_store: SqlStore) -> None:
