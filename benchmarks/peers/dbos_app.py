@@ -18,12 +18,19 @@ from dbos import DBOS, SetWorkflowID
 from benchmarks.peers import steps
 from benchmarks.peers.jobs import End, Job, due_times, jobs
 
-local = threading.local()
+
+class Local(threading.local):
+    """What each thread has of its own."""
+
+    connection: psycopg.Connection | None = None
+
+
+local = Local()
 
 
 def execute(statement: str, order: dict[str, str]) -> int:
     """Run one statement in a transaction of its own, on this thread's connection; how many rows it touched."""
-    if not hasattr(local, "connection"):
+    if local.connection is None:
         local.connection = psycopg.connect(sys.argv[2], autocommit=True, prepare_threshold=0)
     return local.connection.execute(statement, order).rowcount
 

@@ -44,7 +44,8 @@ async def main(url: str, bootstrap_servers: str, topic: str, queue: str, workers
 
 async def undecoded(message: OutboxMessage) -> bytes:
     """It is JSON, and goes on as it is."""
-    return message.body
+    body: bytes = message.body
+    return body
 
 
 async def create(engine: AsyncEngine, metadata: MetaData) -> None:
@@ -55,4 +56,5 @@ async def create(engine: AsyncEngine, metadata: MetaData) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(main(*sys.argv[1:5], workers=int(sys.argv[5])))
+    url, bootstrap_servers, topic, queue, workers = sys.argv[1:]
+    asyncio.run(main(url, bootstrap_servers, topic, queue, int(workers)))

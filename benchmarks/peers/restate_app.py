@@ -30,7 +30,8 @@ async def execute(statement: str, order: dict[str, Any]) -> int:
     if pool.closed:  # it needs the event loop, which is there now
         await pool.open()
     async with pool.connection() as connection:
-        return (await connection.execute(statement, order)).rowcount
+        touched: int = (await connection.execute(statement, order)).rowcount
+        return touched
 
 
 async def run(ctx: restate.Context, name: str, statement: str, order: dict[str, Any]) -> None:
