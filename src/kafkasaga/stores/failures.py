@@ -1,6 +1,6 @@
 """What a database error means to us: the one table that says so.
 
-Two kinds are ours. The database rolled a transaction back because of another one: run it again. Or it is not there:
+Two kinds are ours. The database rolled a transaction back because of somebody else: run it again. Or it is not there:
 wait. Anything else (a constraint of the user's, a syntax error) passes through as it is.
 """
 
@@ -20,6 +20,7 @@ SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "40001": SerializationConflict,  # serialization_failure
     "40P01": SerializationConflict,  # deadlock_detected
     "55P03": SerializationConflict,  # lock_not_available: lock_timeout ran out
+    "26000": SerializationConflict,  # invalid_sql_statement_name: somebody's DISCARD ALL; it is prepared again
     "08": DatabaseUnavailable,  # connection exceptions
     "53": DatabaseUnavailable,  # out of disk, memory or connections
     "57P": DatabaseUnavailable,  # shut down, crashed, starting up, idle_session_timeout

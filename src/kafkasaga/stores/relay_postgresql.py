@@ -79,10 +79,10 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         self._unlisten = listen(self._target, self)
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        from kafkasaga.stores.driver import driver_of, execute  # who uses SQLite need not have psycopg
+        from kafkasaga.stores.driver import execute, trips_of  # who uses SQLite need not have psycopg
 
         cursor: Any
-        if driver_of(connection) is None:
+        if trips_of(connection) is None:
             cursor = connection.exec_driver_sql(query, tuple(values)).cursor
         else:
             cursor = execute(connection, _numbered(query), values)
@@ -90,10 +90,10 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         return rows
 
     def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None]) -> None:
-        from kafkasaga.stores.driver import Array, driver_of, execute, pipeline  # who uses SQLite need not have psycopg
+        from kafkasaga.stores.driver import Array, execute, pipeline, trips_of  # who uses SQLite need not have psycopg
 
         with self._writing() as connection:
-            if driver_of(connection) is None:
+            if trips_of(connection) is None:
                 self._reader.delete(connection, rows)
                 meanwhile()
             else:

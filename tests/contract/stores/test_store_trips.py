@@ -1,0 +1,145 @@
+"""Statements that travel together: what PostgreSQL, psycopg and SQLAlchemy make of a connection afterwards."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+from sqlalchemy import text
+
+from kafkasaga.errors import SerializationConflict
+from kafkasaga.stores import SqlStore
+from kafkasaga.stores.trips import Trips
+from tests.contract.stores.test_store_driver import PLACE
+
+ADD = b"INSERT INTO t SELECT unnest($1::int[]) RETURNING n"
+ONE = bytes.fromhex("00000001 00000000 00000017 00000001 00000001 00000004 00000001")
+"""The array {1}, as PostgreSQL sends it."""
+
+
+@pytest.fixture
+def driver(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    url = postgres_url.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (n int)")
+        yield connection
+
+
+def prepared(driver: psycopg.Connection[Any]) -> int:
+    row = driver.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_answers_belong_to_their_statements(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with trips.together():
+        first, second = trips.send(b"SELECT 1::int"), trips.send(ADD, [ONE], prepare=True)
+        third = trips.send(b"SELECT 'three'::text, n FROM t")
+    assert (first.rows(), second.rows(), second.count(), third.rows()) == ([(1,)], [(1,)], 1, [("three", 1)])
+
+
+def test_who_asks_for_an_answer_does_not_wait_for_the_end_of_the_block(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with trips.together():
+        assert trips.send(b"SELECT 1::int").rows() == [(1,)]
+        assert trips.send(b"SELECT 2::int").rows() == [(2,)]
+
+
+def test_behind_a_statement_that_failed_none_is_executed(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with pytest.raises(psycopg.errors.DivisionByZero), trips.together():  # noqa: PT012
+        trips.send(b"SELECT 1 / 0")
+        trips.send(ADD, [ONE], prepare=True)
+    assert not trips.interrupted
+    assert driver.execute("SELECT * FROM t").fetchall() == []
+    assert trips.send(ADD, [ONE], prepare=True).count() == 1, "it is prepared now"
+
+
+def test_what_was_sent_before_somebody_raised_is_over(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with pytest.raises(ZeroDivisionError), trips.together():  # noqa: PT012
+        trips.send(ADD, [ONE])
+        raise ZeroDivisionError
+    assert not trips.interrupted
+    assert driver.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_statement_is_prepared_once(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with trips.together():
+        for _ in range(3):
+            trips.send(ADD, [ONE], prepare=True)
+    trips.send(ADD, [ONE], prepare=True)
+    assert (prepared(driver), driver.execute("SELECT count(*) FROM t").fetchone()) == (1, (4,))
+
+
+def test_nothing_is_prepared_where_psycopg_prepares_nothing(driver: psycopg.Connection[Any]) -> None:
+    """As behind a pooler, which may give the next statement to another connection."""
+    driver.prepare_threshold = None
+    trips = Trips(driver)
+    assert trips.send(ADD, [ONE], prepare=True).count() == 1
+    assert prepared(driver) == 0
+
+
+@pytest.mark.parametrize("how", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_a_statement_that_somebody_dropped_is_prepared_again(driver: psycopg.Connection[Any], how: str) -> None:
+    trips = Trips(driver)
+    trips.send(ADD, [ONE], prepare=True)
+    driver.execute(how)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        trips.send(ADD, [ONE], prepare=True)
+    assert trips.send(ADD, [ONE], prepare=True).count() == 1
+
+
+def test_outside_of_autocommit_a_transaction_begins_as_psycopg_begins_it(driver: psycopg.Connection[Any]) -> None:
+    driver.autocommit = False
+    driver.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    driver.deferrable, driver.read_only = False, False
+    trips = Trips(driver)
+    assert trips.send(b"SHOW transaction_isolation").rows() == [("repeatable read",)]
+    trips.send(ADD, [ONE])
+    assert driver.info.transaction_status == TransactionStatus.INTRANS
+    driver.rollback()
+    driver.read_only = True
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        trips.send(ADD, [ONE])
+    driver.rollback()
+    assert driver.execute("SELECT * FROM t").fetchall() == []
+
+
+def test_more_than_fits_into_the_socket_goes_both_ways(driver: psycopg.Connection[Any]) -> None:
+    trips, much = Trips(driver), b"x" * 8_000_000
+    with trips.together():
+        replies = [trips.send(b"SELECT $1::bytea", [much]) for _ in range(4)]
+    assert [reply.rows() for reply in replies] == [[(much,)]] * 4
+
+
+def test_a_batch_that_meets_a_dropped_statement_is_only_run_again(postgres_store: SqlStore) -> None:
+    for offset in (1, 2):
+        with postgres_store.begin() as uow:
+            uow.advance("shop", {PLACE: offset})
+    with postgres_store.begin() as uow:
+        uow.session.execute(text("DEALLOCATE ALL"))
+    with pytest.raises(SerializationConflict), postgres_store.begin() as uow:
+        uow.advance("shop", {PLACE: 3})
+    with postgres_store.begin() as uow:
+        uow.advance("shop", {PLACE: 3})
+    assert postgres_store.positions("shop", [PLACE]) == {PLACE: 3}
+
+
+def test_a_trip_that_was_interrupted_costs_its_connection(postgres_store: SqlStore) -> None:
+    """What of it was done nobody knows, so nothing may follow on that connection."""
+
+    class Interrupted(BaseException): ...
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted), postgres_store.begin() as uow:  # noqa: PT012
+        uow.meanwhile(interrupt)
+        uow.advance("shop", {PLACE: 1})
+    with postgres_store.begin() as uow:
+        uow.advance("shop", {PLACE: 2})
+    assert postgres_store.positions("shop", [PLACE]) == {PLACE: 2}
