@@ -15,7 +15,7 @@ from kafkasaga.messages.envelope import (
     write_headers,
 )
 from kafkasaga.messages.ids import NAMESPACE, derived, id_text, read_id, to_id
-from kafkasaga.messages.message import Contract, Message, contract_of, key_of
+from kafkasaga.messages.message import Contract, Message, contract_of, key_of, text_of
 from kafkasaga.messages.registry import Registry
 from kafkasaga.messages.state import SagaState
 from kafkasaga.messages.text import from_text, to_text
@@ -43,6 +43,7 @@ __all__ = [
     "key_of",
     "read_attributes",
     "read_id",
+    "text_of",
     "time_text",
     "to_id",
     "to_text",

@@ -61,7 +61,7 @@ class JsonCodec:
             body = message.__pydantic_serializer__.to_json(message)
         except PydanticSerializationError as error:
             raise UnencodableMessage(f"a {type(message).__name__} cannot be written: {error}") from None
-        if excess := self._excess(body):
+        if not self._is_plain(body) and (excess := self._excess(body)):
             name = type(message).__name__
             raise UnencodableMessage(f"a {name} is {excess}; send a reference to what is large, or raise the limit")
         return body
@@ -73,9 +73,13 @@ class JsonCodec:
             message: M = type.__pydantic_validator__.validate_json(body, extra="ignore")
         except ValidationError as error:
             raise UndecodableMessage(f"not a {type.__name__}: {summary(error)}") from None
-        if excess := self._excess(body):
+        if not self._is_plain(body) and (excess := self._excess(body)):
             raise UndecodableMessage(f"a {type.__name__} {excess}")
         return message
+
+    def _is_plain(self, body: bytes) -> bool:
+        """Whether a body is within the limits whatever its texts hold, as nearly all are."""
+        return len(body) <= self._max_bytes and body.count(b"{") + body.count(b"[") <= self._max_depth
 
     def _excess(self, body: bytes) -> str | None:
         """By what a body exceeds the limits; of its depth only when it is JSON."""
@@ -87,8 +91,6 @@ class JsonCodec:
 
 
 def _is_deeper(body: bytes, most: int) -> bool:
-    if body.count(b"{") + body.count(b"[") <= most:  # nearly always
-        return False
     depth = 0
     for bracket in _BRACKETS.findall(_TEXTS.sub(b"", body)):
         depth += 1 if bracket in b"[{" else -1

@@ -37,6 +37,8 @@ class Operation(StrEnum):
     ACTION = "action"
     COMPENSATION = "compensation"
 
+    __hash__ = str.__hash__  # an enumeration's own is written in Python
+
 
 class Mark(StrEnum):
     """How a barrier answered without running the handler. Such a reply may have no body."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform, get_args
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kafkasaga.errors import DefinitionError, KafkasagaError
+from kafkasaga.messages.ids import id_text
 from kafkasaga.messages.model import CheckedModel
 
 if TYPE_CHECKING:
@@ -146,4 +148,9 @@ def key_of(message: Message) -> str:
             f"a {type(message).__qualname__} has {field}={value!r}, which is its key; give it the id of its entity: "
             "all messages without one would be taken for one entity"
         )
-    return str(value)
+    return text_of(value)
+
+
+def text_of(key: object) -> str:
+    """What ``str(key)`` gives; of an id, as most keys are, sooner."""
+    return id_text(key) if type(key) is UUID else str(key)

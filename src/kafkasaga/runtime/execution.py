@@ -57,12 +57,13 @@ class Execution:
         taken: set[int] = set()
         """Records that some saga took, by their ids in memory."""
         try:
-            for run in runs(tasks):
+            for run in runs(tasks) if of_handlers else ((task,) for task in tasks):
                 task = run[0]
                 self._began(task)
                 try:
                     if isinstance(task.route, HandlerRoute):
                         outgoing += handlers.handle(run)
+                        sagas.time_passed()
                     else:
                         handlers.let_go()
                         outgoing += sagas.handle(task)
@@ -73,9 +74,8 @@ class Execution:
                     raise
                 except Exception as error:  # noqa: BLE001 - it is raised
                     _raise_as_ours(run, error)
-                finally:
-                    self._ended()
         finally:
+            self._ended()
             handlers.let_go()
         uow.flush()
         handlers.settle()

@@ -1,10 +1,14 @@
-"""Logging for processes that kafkasaga starts itself. A library does not configure logging; its commands do."""
+"""Logging for processes that kafkasaga starts itself. A library does not configure logging; its commands do.
+
+And what log lines carry meanwhile, for whoever binds it once for each message.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import structlog
 
@@ -37,3 +41,13 @@ def configure_logging(format: Literal["console", "json"], level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("alembic").setLevel("WARNING")
+
+
+def carried(name: str) -> ContextVar[Any]:
+    """What log lines carry as ``name``: to be set, and reset, by hand.
+
+    ``structlog.contextvars.bound_contextvars`` looks through everything that is bound, each time.
+    """
+    (token,) = structlog.contextvars.bind_contextvars(**{name: ""}).values()
+    token.var.reset(token)
+    return token.var

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -18,6 +18,7 @@ import structlog
 from kafkasaga.errors import KafkasagaError
 from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, id_text, key_of
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
+from kafkasaga.runtime.logs import carried
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.progress import Happened
 from kafkasaga.runtime.routing import SagaRoute, Task
@@ -27,6 +28,8 @@ from kafkasaga.saga.machine import Arrived, Input, RunLocal, Send, Start, Woken,
 from kafkasaga.stores import CONTEXT, PublishContext, Published
 
 log = structlog.get_logger("kafkasaga.orchestrator")
+_SAGA: Final = carried("saga")
+_SAGA_ID: Final = carried("saga_id")
 
 Definitions = Mapping[tuple[str, int], Definition]
 
@@ -67,6 +70,7 @@ class SagaTurn:
         self._uow, self._sender, self._definitions = uow, sender, definitions
         self.published = published or Published(sender.place)
         self._newest = dict(sorted(definitions))
+        self._now: datetime | None = None
         self._changing: dict[UUID, _Changing] = {}
         self._targets = self._find(tasks)
         self._load([target.saga_id for target in self._targets.values()])
@@ -134,6 +138,10 @@ class SagaTurn:
             if c.instance is not None and c.entries
         ]
 
+    def time_passed(self) -> None:
+        """Something was done that may have taken long."""
+        self._now = None
+
     def finish(self, envelopes: Iterable[Envelope]) -> None:
         """Write what local steps left in the session, what changed, and what is to be sent of it."""
         self._uow.flush()
@@ -185,12 +193,12 @@ class SagaTurn:
         self, changing: _Changing, saga: str, input: Input, cause: Task | None, at: datetime | None = None
     ) -> list[Envelope]:
         definition = self._definition(saga, changing.instance)
-        # By hand: `bound_contextvars` looks through everything that is bound, each time.
-        bound = structlog.contextvars.bind_contextvars(saga=saga, saga_id=id_text(changing.id))
+        bound, bound_id = _SAGA.set(saga), _SAGA_ID.set(id_text(changing.id))
         try:
             return self._turns(changing, definition, input, cause, at)
         finally:
-            structlog.contextvars.reset_contextvars(**bound)
+            _SAGA_ID.reset(bound_id)
+            _SAGA.reset(bound)
 
     def _turns(
         self, changing: _Changing, definition: Definition, input: Input, cause: Task | None, at: datetime | None
@@ -201,7 +209,7 @@ class SagaTurn:
         envelopes: list[Envelope] = []
         inputs: list[Input] = [input]
         while inputs:
-            now = at or self._sender.clock.now()
+            now = at or self._time()
             decision = decide(definition, changing.instance, inputs.pop(0), now)
             seq = 0 if changing.instance is None else changing.instance.seq
             changing.entries += [LogEntry(seq + n, event, now, why) for n, event in enumerate(decision.events, 1)]
@@ -217,8 +225,15 @@ class SagaTurn:
                             inputs.append(run_local(definition, decision.instance, effect, session))
                         finally:
                             del session.info[CONTEXT]
+                        self.time_passed()
                         envelopes += self.published.take()
         return envelopes
+
+    def _time(self) -> datetime:
+        """Of a decision. Many are made in a moment: they have one time."""
+        if self._now is None:
+            self._now = self._sender.clock.now()
+        return self._now
 
     def _local_session(self, instance: Instance, effect: RunLocal, trace: str | None, now: datetime) -> Any:
         """The session for a local step. What it publishes gets ids by its place in the saga, as commands do."""

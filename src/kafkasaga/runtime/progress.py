@@ -13,11 +13,14 @@ import structlog
 
 from kafkasaga.saga.events import (
     Cancelled,
+    CommandSent,
     CompensationBegan,
+    CompensationSent,
     Completed,
     Event,
     RetryScheduled,
     Started,
+    StepBegan,
     StepCompensated,
     StepExpired,
     StepFailed,
@@ -35,11 +38,17 @@ Happened = Sequence[tuple[Instance, Sequence[Event]]]
 """Sagas, and what has happened to each of them."""
 
 
+_UNTOLD: Final = frozenset({CommandSent, CompensationSent, StepBegan})
+"""Nothing is ever said of these, and each saga has several."""
+
+
 def tell(happened: Happened) -> None:
     """Log what happened."""
     usual: list[tuple[str, dict[str, Any], Instance]] = []
     for instance, events in happened:
         for event in events:
+            if type(event) in _UNTOLD:
+                continue
             _warn(event, instance)
             if (told := _usual(event)) is not None:
                 usual.append((*told, instance))

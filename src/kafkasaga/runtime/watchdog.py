@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
@@ -28,18 +28,14 @@ LOOKS: Final = 8
 """How often in a handler's time it is looked at."""
 
 
-class _Running(NamedTuple):
-    task: Task
-    since: float
-
-
 class Watchdog:
     """Knows what each thread is running. ``on_hang`` is called when something has taken too long."""
 
     def __init__(self, timeout: float, clock: Clock, on_hang: Callable[[], None] | None = None) -> None:
         self._timeout, self._clock = timeout, clock
         self._on_hang = on_hang or _end
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, tuple[Task, float]] = {}
+        """What each thread runs, and since when."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="kafkasaga-watchdog", daemon=True)
 
@@ -55,7 +51,7 @@ class Watchdog:
 
     def began(self, task: Task) -> None:
         """The calling thread runs ``task`` from now on."""
-        self._running[threading.get_ident()] = _Running(task, self._clock.monotonic())
+        self._running[threading.get_ident()] = task, self._clock.monotonic()
 
     def ended(self) -> None:
         """The calling thread runs nothing any more."""
@@ -64,14 +60,15 @@ class Watchdog:
     def look(self) -> bool:
         """Whether something hangs; then it has been logged."""
         now = self._clock.monotonic()
-        hanging = [(thread, run) for thread, run in self._running.copy().items() if now - run.since > self._timeout]
-        for thread, run in hanging:
+        running = [(thread, *run) for thread, run in self._running.copy().items()]
+        hanging = [(thread, task, now - since) for thread, task, since in running if now - since > self._timeout]
+        for thread, task, seconds in hanging:
             frame = _stacks().get(thread)
             log.critical(
                 "a handler hangs; the process ends",
-                **log_fields(run.task),
-                handler=_name(run.task),
-                seconds=round(now - run.since, 1),
+                **log_fields(task),
+                handler=_name(task),
+                seconds=round(seconds, 1),
                 stack="".join(traceback.format_stack(frame)) if frame is not None else "",
             )
         return bool(hanging)

@@ -83,7 +83,7 @@ class Definition:
 
     def step_at(self, path: str) -> AnyLeaf:
         """The step at a path: ``ship[2]`` is an element of step ``ship``."""
-        return self.steps[path.partition("[")[0]]
+        return self.steps.get(path) or self.steps[path.partition("[")[0]]
 
     def failures_of(self, path: str) -> tuple[str, ...]:
         """The reply types by which the step at ``path`` says that it did nothing."""

@@ -80,7 +80,11 @@ def build(saga: str, where: str, function: Callable[..., Any], *arguments: Any) 
     Raises:
         TypeError: if it returns anything else, or an abstract message.
     """
-    return call(saga, where, _checked, function, *arguments)
+    try:
+        return _checked(function(*arguments))
+    except Exception as error:
+        error.add_note(f"{NOTE}{saga!r}, {where}")
+        raise
 
 
 def whose(error: BaseException) -> str | None:
@@ -89,8 +93,7 @@ def whose(error: BaseException) -> str | None:
     return next((note.removeprefix("in ") for note in notes if note.startswith(NOTE)), None)
 
 
-def _checked(function: Callable[..., Any], *arguments: Any) -> Message:
-    built = function(*arguments)
+def _checked(built: object) -> Message:
     if not isinstance(built, Message):
         raise TypeError(f"it returned {'None' if built is None else f'a {type(built).__name__}'}, not a message")
     contract_of(built)

@@ -29,6 +29,8 @@ class StepStatus(StrEnum):
     UNDO_STUCK = "undo-stuck"
     COMPENSATED = "compensated"
 
+    __hash__ = str.__hash__  # an enumeration's own is written in Python
+
     @property
     def stuck(self) -> bool:
         return self in _STUCK
@@ -106,10 +108,12 @@ class Instance:
     """Events that came before the saga waits for them: type and body (JSON)."""
     turned: Turned | None = None
     ended: SagaStatus | None = None
+    _id: UUID | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> UUID:
-        return saga_id(self.saga, self.key, self.incarnation)
+        """Follows from the saga, its key and its incarnation; who knows it gives it, since every transition asks."""
+        return self._id or saga_id(self.saga, self.key, self.incarnation)
 
     @property
     def status(self) -> SagaStatus:
@@ -153,14 +157,17 @@ def to_snapshot(instance: Instance) -> str:
     )
 
 
-def from_snapshot(text: str) -> Instance:
-    """What ``to_snapshot`` wrote."""
+def from_snapshot(text: str, id: UUID | None = None) -> Instance:
+    """What ``to_snapshot`` wrote of the saga with this id."""
     raw: dict[str, Any] = from_text(text)
     raw["steps"] = {path: _step_from_json(step) for path, step in raw["steps"].items()}
-    raw["fans"] = {name: Fan(*fan) for name, fan in raw["fans"].items()}
-    raw["turned"] = None if raw["turned"] is None else Turned(*raw["turned"])
-    raw["ended"] = None if raw["ended"] is None else SagaStatus(raw["ended"])
-    return Instance(**raw)
+    if raw["fans"]:
+        raw["fans"] = {name: Fan(*fan) for name, fan in raw["fans"].items()}
+    if raw["turned"] is not None:
+        raw["turned"] = Turned(*raw["turned"])
+    if raw["ended"] is not None:
+        raw["ended"] = SagaStatus(raw["ended"])
+    return Instance(**raw, _id=id)
 
 
 def forgotten(instance: Instance) -> Instance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kafkasaga.messages import Operation, contract_of
+from kafkasaga.messages import Operation, contract_of, text_of
 from kafkasaga.saga import view
 from kafkasaga.saga.events import (
     Ignored,
@@ -36,7 +36,7 @@ def begin(turn: Turn, start: Start) -> None:
         )
     else:
         raise ValueError(f"saga {definition.name!r} needs a message or a state to start")
-    turn.emit(
+    turn.begin(
         Started(
             saga=definition.name,
             version=definition.version,
@@ -156,7 +156,7 @@ def _other_key(turn: Turn, arrived: Arrived) -> str | None:
     if arrived.message is None:
         return None
     field = contract_of(arrived.message).key
-    key = str(getattr(arrived.message, field))
+    key = text_of(getattr(arrived.message, field))
     if key == turn.instance.key:
         return None
     starts_on = turn.definition.starts_on

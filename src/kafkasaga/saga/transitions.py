@@ -44,7 +44,7 @@ from kafkasaga.saga.events import (
     StepStuck,
     StepSucceeded,
 )
-from kafkasaga.saga.instance import Fan, Instance, SagaStatus, StepState, StepStatus, Turned
+from kafkasaga.saga.instance import Fan, Instance, SagaStatus, StepState, StepStatus, Turned, saga_id
 
 _S = StepStatus
 
@@ -93,7 +93,8 @@ def evolve(instance: Instance | None, event: Event) -> Instance:
     if isinstance(event, Started):
         if instance is not None:
             raise CorruptLog(f"saga {instance.id} starts twice in its log")
-        return Instance(event.saga, event.version, event.key, event.incarnation, event.data, seq=1)
+        id = saga_id(event.saga, event.key, event.incarnation)
+        return Instance(event.saga, event.version, event.key, event.incarnation, event.data, seq=1, _id=id)
     if instance is None:
         raise CorruptLog(f"a saga's log opens with {event.kind!r} instead of 'started'")
     if isinstance(event, Ignored):
@@ -112,9 +113,9 @@ def fold(events: Iterable[Event]) -> Instance | None:
 
 
 StepEvent = (
-    StepBegan
-    | CommandSent
+    CommandSent
     | StepSucceeded
+    | StepBegan
     | StepFailed
     | StepExpired
     | RetryScheduled
@@ -130,6 +131,22 @@ StepEvent = (
 def _evolve_saga(instance: Instance, event: Event) -> Instance:
     seq = instance.seq + 1
     match event:
+        case (
+            # In the order of `StepEvent`: the most frequent ones come first.
+            CommandSent()
+            | StepSucceeded()
+            | StepBegan()
+            | StepFailed()
+            | StepExpired()
+            | RetryScheduled()
+            | CompensationSent()
+            | StepCompensated()
+            | StepStuck()
+            | StepRetried()
+            | StepSkipped()
+            | StepRefused()
+        ):
+            return _evolve_step(instance, event)
         case BranchTaken():
             return replace(instance, seq=seq, branches={**instance.branches, event.branch: event.taken})
         case FannedOut():
@@ -146,8 +163,6 @@ def _evolve_saga(instance: Instance, event: Event) -> Instance:
             return replace(instance, seq=seq, ended=SagaStatus.CANCELLED)
         case Started() | Ignored():
             raise AssertionError(f"evolve has dealt with {event.kind!r}")
-        case _:
-            return _evolve_step(instance, event)
 
 
 def _evolve_step(instance: Instance, event: StepEvent) -> Instance:
@@ -178,6 +193,7 @@ def _evolve_step(instance: Instance, event: StepEvent) -> Instance:
         early,
         instance.turned,
         instance.ended,
+        instance.id,
     )
 
 

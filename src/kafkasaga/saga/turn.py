@@ -21,6 +21,7 @@ from kafkasaga.saga.events import (
     CompensationSent,
     Event,
     RetryScheduled,
+    Started,
     StepStuck,
 )
 from kafkasaga.saga.flow import LocalStep, Step
@@ -35,25 +36,29 @@ _NOT_BEGUN = StepState(StepStatus.PENDING)
 class Turn:
     """One call of ``decide``."""
 
-    __slots__ = ("_instance", "definition", "effects", "events", "now")
+    __slots__ = ("definition", "effects", "events", "instance", "now")
+
+    instance: Instance
+    """As it is by now. A saga that has not begun has none."""
 
     def __init__(self, definition: Definition, instance: Instance | None, now: datetime) -> None:
-        self.definition, self._instance, self.now = definition, instance, now
+        self.definition, self.now = definition, now
         self.events: list[Event] = []
         self.effects: list[Effect] = []
-
-    @property
-    def instance(self) -> Instance:
-        assert self._instance is not None
-        return self._instance
+        if instance is not None:
+            self.instance = instance
 
     @property
     def runs_locally(self) -> bool:
         """A local step is about to run; what comes after it must wait for the state that it leaves."""
         return any(isinstance(effect, RunLocal) for effect in self.effects)
 
+    def begin(self, event: Started) -> None:
+        self.instance = evolve(None, event)
+        self.events.append(event)
+
     def emit(self, event: Event) -> None:
-        self._instance = evolve(self._instance, event)
+        self.instance = evolve(self.instance, event)
         self.events.append(event)
 
     def decision(self) -> Decision:
@@ -144,7 +149,8 @@ class Turn:
     def _dispatch(self, path: str, command: Message, operation: Operation, generation: int, attempt: int) -> UUID:
         identity = self._command_id(path, operation, generation, attempt)
         failures = self.definition.failures_of(path) if operation is Operation.COMPENSATION else ()
-        context = SagaContext(self.definition.name, self.instance.id, path, generation, operation, failures=failures)
+        saga = self.instance.id
+        context = SagaContext(self.definition.name, saga, path, generation, operation, None, failures)
         self.effects.append(Send(identity, command, context))
         return identity
 

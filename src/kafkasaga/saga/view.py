@@ -18,7 +18,7 @@ from kafkasaga.saga.plan import Place, split_path
 
 def load(definition: Definition, data: str) -> SagaState:
     """The state that ``data`` holds."""
-    return definition.state.model_validate_json(data)
+    return definition.state.__pydantic_validator__.validate_json(data)  # what `model_validate_json` asks
 
 
 def of_step(definition: Definition, instance: Instance, path: str) -> Any:

@@ -87,7 +87,7 @@ class Sagas:
         """Lock and read sagas; note their timers."""
         instances: dict[UUID, Instance] = {}
         for id, snapshot, timer in self._load.rows(connection, [(id,) for id in sorted(set(ids), key=_BY_NUMBER)]):
-            instances[id] = from_snapshot(snapshot)
+            instances[id] = from_snapshot(snapshot, id)
             timers[id] = timer
         return instances
 
