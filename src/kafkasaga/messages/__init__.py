@@ -18,7 +18,7 @@ from kafkasaga.messages.ids import NAMESPACE, derived, id_text, read_id, to_id
 from kafkasaga.messages.message import Contract, Message, contract_of, key_of, text_of
 from kafkasaga.messages.registry import Registry
 from kafkasaga.messages.state import SagaState
-from kafkasaga.messages.text import from_text, to_text
+from kafkasaga.messages.text import from_text, to_text, writer_of
 
 __all__ = [
     "NAMESPACE",
@@ -48,4 +48,5 @@ __all__ = [
     "to_id",
     "to_text",
     "write_headers",
+    "writer_of",
 ]

@@ -7,10 +7,10 @@ each message in turn; one snapshot and all log entries of each saga are written 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -45,15 +45,12 @@ class _Changing:
     id: UUID
     before_seq: int
     instance: Instance | None
-    entries: list[LogEntry] = field(default_factory=list[LogEntry])
+    entries: list[LogEntry]
     woken: bool = False
 
 
-class _Target(NamedTuple):
-    """The saga that a message is for, and what the message says of it."""
-
-    saga_id: UUID
-    context: SagaContext | None = None
+_Target = tuple[UUID, SagaContext | None]
+"""The saga that a message is for, and what the message says of it."""
 
 
 class SagaTurn:
@@ -73,7 +70,7 @@ class SagaTurn:
         self._now: datetime | None = None
         self._changing: dict[UUID, _Changing] = {}
         self._targets = self._find(tasks)
-        self._load([target.saga_id for target in self._targets.values()])
+        self._load([saga_id for saga_id, _ in self._targets.values()])
 
     def handle(self, task: Task) -> list[Envelope]:
         """What a message makes its saga send.
@@ -88,7 +85,7 @@ class SagaTurn:
         if target is None:
             log.debug("reply for another saga", saga=route.saga, message_id=str(task.attributes.id))
             return []
-        changing, context = self._changing[target.saga_id], target.context
+        changing, context = self._changing[target[0]], target[1]
         input: Input
         if route.starts and context is None:
             assert task.message is not None
@@ -168,16 +165,16 @@ class SagaTurn:
                 continue
             context = route.context(task.attributes)
             if context is not None:
-                found[id(task)] = _Target(context.saga_id, context)
+                found[id(task)] = context.saga_id, context
             elif route.starts:
-                found[id(task)] = _Target(saga_id(route.saga, _key(task)))
+                found[id(task)] = saga_id(route.saga, _key(task)), None
             elif task.attributes.saga is None or route.is_event:
                 by_key.setdefault((route.saga, _key(task)), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():
             # Unknown so far, it may still begin in this very batch: then it is the first incarnation.
-            target = _Target(current.get(key) or saga_id(*key))
-            found |= {id(task): target for task in waiting}
+            newest = current.get(key) or saga_id(*key)
+            found |= {id(task): (newest, None) for task in waiting}
         return found
 
     def _load(self, ids: Collection[UUID]) -> None:
@@ -187,7 +184,7 @@ class SagaTurn:
         loaded = self._uow.load_sagas(missing)
         for id in missing:
             instance = loaded.get(id)
-            self._changing[id] = _Changing(id, 0 if instance is None else instance.seq, instance)
+            self._changing[id] = _Changing(id, 0 if instance is None else instance.seq, instance, [])
 
     def _decide(
         self, changing: _Changing, saga: str, input: Input, cause: Task | None, at: datetime | None = None
@@ -207,10 +204,11 @@ class SagaTurn:
         trace = None if cause is None else cause.attributes.traceparent
         why = None if cause is None else cause.attributes.id
         envelopes: list[Envelope] = []
-        inputs: list[Input] = [input]
-        while inputs:
+        next: Input | None = input
+        while next is not None:
             now = at or self._time()
-            decision = decide(definition, changing.instance, inputs.pop(0), now)
+            decision = decide(definition, changing.instance, next, now)
+            next = None
             seq = 0 if changing.instance is None else changing.instance.seq
             changing.entries += [LogEntry(seq + n, event, now, why) for n, event in enumerate(decision.events, 1)]
             changing.instance = decision.instance
@@ -222,7 +220,7 @@ class SagaTurn:
                     case RunLocal():
                         session = self._local_session(decision.instance, effect, trace, now)
                         try:
-                            inputs.append(run_local(definition, decision.instance, effect, session))
+                            next = run_local(definition, decision.instance, effect, session)
                         finally:
                             del session.info[CONTEXT]
                         self.time_passed()

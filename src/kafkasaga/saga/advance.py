@@ -52,10 +52,7 @@ def _forward(turn: Turn, node: Node, at: Place) -> bool:
                 state = turn.instance.steps.get(path)
             return state is not None and state.status is StepStatus.SUCCEEDED
         case Series():
-            for part in node.parts:
-                if not _forward(turn, part, at):
-                    return False
-            return True
+            return all(_forward(turn, part, at) for part in node.parts)
         case Group():
             return _every([_forward(turn, part, at) for part in node.parts])
         case Choice():

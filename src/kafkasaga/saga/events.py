@@ -14,7 +14,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from uuid import UUID
 
 from kafkasaga.errors import CorruptLog
-from kafkasaga.messages import from_text, to_text
+from kafkasaga.messages import from_text, writer_of
 from kafkasaga.values import value
 
 
@@ -266,7 +266,7 @@ def step_of(event: Event) -> str | None:
 
 def to_body(event: Event) -> str:
     """The event as JSON, without its kind and step (the log has columns for them)."""
-    return to_text({name: given for name in _FIELDS[type(event)] if (given := getattr(event, name)) is not None})
+    return _WRITERS[type(event)](event)
 
 
 def from_body(kind: str, step: str | None, body: str) -> Event:
@@ -320,3 +320,5 @@ def _fields(event: type[Event]) -> dict[str, Callable[[Any], Any]]:
 
 _FIELDS = {event: _fields(event) for event in EVENTS.values()}
 """How each field of each event but its step is read from JSON."""
+_WRITERS = {event: writer_of(event, tuple(fields)) for event, fields in _FIELDS.items()}
+"""How these fields are written."""

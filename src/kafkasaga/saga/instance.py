@@ -149,7 +149,7 @@ def to_snapshot(instance: Instance) -> str:
             "seq": instance.seq,
             "steps": {path: _step_to_json(step) for path, step in instance.steps.items()},
             "branches": instance.branches,
-            "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()},
+            "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()} if instance.fans else {},
             "turned": None if instance.turned is None else [getattr(instance.turned, f) for f in Turned.__slots__],
             "early": instance.early,
             "ended": None if instance.ended is None else str(instance.ended),

@@ -20,7 +20,7 @@ The decider (decide, evolve, initial state) is Jérémie Chassaing's idea; sagas
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from kafkasaga.messages import Operation
 from kafkasaga.saga import react, view
@@ -53,6 +53,10 @@ __all__ = [
 ]
 
 
+_CHANGE_NOTHING: Final = (Ignored, CameEarly)
+"""Events after which a saga is where it was."""
+
+
 def decide(definition: Definition, instance: Instance | None, input: Input, now: datetime) -> Decision:
     """What ``input`` does to ``instance`` at the time ``now``.
 
@@ -73,7 +77,7 @@ def decide(definition: Definition, instance: Instance | None, input: Input, now:
         )
     else:
         _react(turn, input)
-    if turn.events and not isinstance(turn.events[-1], Ignored | CameEarly):
+    if turn.events and not isinstance(turn.events[-1], _CHANGE_NOTHING):
         advance(turn)
     return turn.decision()
 

@@ -94,7 +94,7 @@ def evolve(instance: Instance | None, event: Event) -> Instance:
         if instance is not None:
             raise CorruptLog(f"saga {instance.id} starts twice in its log")
         id = saga_id(event.saga, event.key, event.incarnation)
-        return Instance(event.saga, event.version, event.key, event.incarnation, event.data, seq=1, _id=id)
+        return Instance(event.saga, event.version, event.key, event.incarnation, event.data, 1, {}, {}, {}, {}, _id=id)
     if instance is None:
         raise CorruptLog(f"a saga's log opens with {event.kind!r} instead of 'started'")
     if isinstance(event, Ignored):

@@ -18,7 +18,8 @@ from kafkasaga.saga.plan import Place, split_path
 
 def load(definition: Definition, data: str) -> SagaState:
     """The state that ``data`` holds."""
-    return definition.state.__pydantic_validator__.validate_json(data)  # what `model_validate_json` asks
+    state: SagaState = definition.state.__pydantic_validator__.validate_json(data)  # what `model_validate_json` calls
+    return state
 
 
 def of_step(definition: Definition, instance: Instance, path: str) -> Any:

@@ -26,7 +26,8 @@ _NULL: Final = b"\xff\xff\xff\xff"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _KEPT: Final = 1024
 """So many short texts of a column are kept as bytes: most columns repeat a few names."""
-_SHORT: Final = 40
+_SHORT: Final = 36
+"""Characters; an id has as many, and hardly ever comes again."""
 
 
 class _Texts(dict[str | None, bytes]):
@@ -43,20 +44,43 @@ class _Texts(dict[str | None, bytes]):
         return element
 
 
-def _bytes(value: bytes | None) -> bytes:
-    return _NULL if value is None else _LENGTH(len(value)) + value
+# Each writes the elements of a whole column: a call for each value would take longer than what it does.
 
 
-def _uuid(value: UUID | None) -> bytes:
-    return _NULL if value is None else _OF_UUID + value.int.to_bytes(16, "big")
+def _texts() -> Callable[[Sequence[str | None]], Iterable[bytes]]:
+    kept = _Texts()
+
+    def write(values: Sequence[str | None]) -> Iterable[bytes]:
+        return [
+            kept[text] if text is None or len(text) < _SHORT else _LENGTH(len(long := text.encode())) + long
+            for text in values
+        ]
+
+    return write
 
 
-def _int4(value: int | None) -> bytes:
-    return _NULL if value is None else _INT4(4, value)
+def _bytes(values: Sequence[bytes | None]) -> Iterable[bytes]:
+    return [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
 
 
-def _int8(value: int | None) -> bytes:
-    return _NULL if value is None else _INT8(8, value)
+def _uuids(values: Sequence[UUID | None]) -> Iterable[bytes]:
+    return [_NULL if value is None else _OF_UUID + value.int.to_bytes(16, "big") for value in values]
+
+
+def _int4s(values: Sequence[int | None]) -> Iterable[bytes]:
+    return [_NULL if value is None else _INT4(4, value) for value in values]
+
+
+def _int8s(values: Sequence[int | None]) -> Iterable[bytes]:
+    return [_NULL if value is None else _INT8(8, value) for value in values]
+
+
+def _times(values: Sequence[datetime | None]) -> Iterable[bytes]:
+    last, element = None, _NULL
+    for value in values:
+        if value is not last:  # what a batch writes has one time, nearly always
+            last, element = value, _time(value)
+        yield element
 
 
 def _time(value: datetime | None) -> bytes:
@@ -78,26 +102,28 @@ def bigints(values: Iterable[int], count: int) -> bytes:
     return _HEADER(1, 0, 20, count, 1) + b"".join(map(_INT8, repeat(8), values))
 
 
-_ELEMENTS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
-    UUID: (2950, _uuid),
+_Column = Callable[[Sequence[Any]], Iterable[bytes]]
+
+_ELEMENTS: Final[dict[type, tuple[int, _Column]]] = {
+    UUID: (2950, _uuids),
     bytes: (17, _bytes),
-    int: (23, _int4),
-    datetime: (1184, _time),
+    int: (23, _int4s),
+    datetime: (1184, _times),
 }
-"""What PostgreSQL calls a type (its oid), and what writes one value of it."""
+"""What PostgreSQL calls a type (its oid), and what writes values of it."""
 
 
 def array_writer(type: TypeEngine[Any]) -> Callable[[Sequence[Any]], bytes]:
     """A function that writes the values of a column of this type as an array."""
-    oid, encode = _element(type)
+    oid, elements = _element(type)
 
     def write(values: Sequence[Any]) -> bytes:
-        return b"".join((_HEADER(1, 1, oid, len(values), 1), *map(encode, values)))
+        return b"".join((_HEADER(1, 1, oid, len(values), 1), *elements(values)))
 
     return write
 
 
-def _element(type: TypeEngine[Any]) -> tuple[int, Callable[[Any], bytes]]:
+def _element(type: TypeEngine[Any]) -> tuple[int, _Column]:
     if type.python_type is str:
-        return 25, _Texts().__getitem__
-    return (20, _int8) if isinstance(type, BigInteger) else _ELEMENTS[type.python_type]
+        return 25, _texts()
+    return (20, _int8s) if isinstance(type, BigInteger) else _ELEMENTS[type.python_type]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Integer
+from sqlalchemy import BigInteger, Connection, DateTime, Integer
 
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.ports import SagaChange
@@ -49,7 +49,8 @@ class Sagas:
             """SELECT t.saga_id, t.snapshot, t.timer_at FROM {saga} AS t
             WHERE t.saga_id IN (SELECT r.saga_id FROM r) ORDER BY t.saga_id {for_update}""",
             id,
-            returns=types(saga, "saga_id", "snapshot", "timer_at"),
+            # Not the column's own type, which turns each time into one of UTC: it is only compared.
+            returns=types(saga, "saga_id", "snapshot", timer_at=DateTime(timezone=True)),
         )
         self._current = sql.bulk(
             """SELECT found.name, found.key, found.saga_id FROM (
@@ -88,7 +89,7 @@ class Sagas:
         instances: dict[UUID, Instance] = {}
         for id, snapshot, timer in self._load.rows(connection, [(id,) for id in sorted(set(ids), key=_BY_NUMBER)]):
             instances[id] = from_snapshot(snapshot, id)
-            timers[id] = timer
+            timers[id] = timer if timer is None or timer.tzinfo is not None else timer.replace(tzinfo=UTC)
         return instances
 
     def current(self, connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
@@ -162,7 +163,7 @@ def _new_row(id: UUID, change: SagaChange, timer: datetime | None) -> Row:
         instance.version,
         instance.key,
         instance.incarnation,
-        status.value,
+        str(status),
         instance.seq,
         to_snapshot(instance),
         _reason(change),
@@ -177,7 +178,7 @@ def _changed_row(id: UUID, change: SagaChange, timer: datetime | None) -> Row:
     instance, status = change.instance, change.instance.status
     return (
         id,
-        status.value,
+        str(status),
         instance.seq,
         to_snapshot(instance),
         _reason(change),
@@ -190,7 +191,7 @@ def _changed_row(id: UUID, change: SagaChange, timer: datetime | None) -> Row:
 
 def _log_rows(id: UUID, change: SagaChange) -> list[Row]:
     return [
-        (id, entry.seq, entry.event.kind, step_of(entry.event), entry.cause, to_body(entry.event), entry.at)
+        (id, entry.seq, (event := entry.event).kind, step_of(event), entry.cause, to_body(event), entry.at)
         for entry in change.entries
     ]
 
