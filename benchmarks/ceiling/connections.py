@@ -84,7 +84,11 @@ def consumer(bootstrap_servers: str, group: str) -> Consumer:
 def until_told() -> threading.Event:
     """Set by SIGTERM."""
     stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+    def stop(*_: object) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
     return stopping
 
 

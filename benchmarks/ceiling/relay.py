@@ -112,7 +112,7 @@ WITH gone AS (
 )
 SELECT id::text, topic, key, type, payload, seq, to_char(created, 'YYYY-MM-DD"T"HH24:MI:SS.USOF'), headers
 FROM gone ORDER BY seq
-"""  # noqa: S608 (our own number)
+""".encode()  # noqa: S608 (our own number)
 
 
 def _reader(dsn: str) -> psycopg.Connection:

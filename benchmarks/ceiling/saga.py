@@ -220,7 +220,7 @@ ORDER = Role(
 ROLES = {"orchestrator": ORCHESTRATOR, "inventory": INVENTORY, "payment": PAYMENT, "order": ORDER}
 
 
-def statement(role: Role, claim: str) -> str:
+def statement(role: Role, claim: str) -> bytes:
     """One statement for a whole batch."""
     columns = {"id": "uuid", "source": "text", **role.columns}
     arrays = ", ".join(
@@ -228,7 +228,7 @@ def statement(role: Role, claim: str) -> str:
         for name, type in columns.items()
     )
     messages = f"m AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS m({', '.join(columns)}))"  # noqa: S608
-    return f"WITH {messages}, {claim} {role.effects} {MOVE_OFFSETS} SELECT count(*) FROM m"  # noqa: S608
+    return f"WITH {messages}, {claim} {role.effects} {MOVE_OFFSETS} SELECT count(*) FROM m".encode()  # noqa: S608
 
 
 def parameters(role: Role, batch: Sequence[Message]) -> dict[str, str]:

@@ -62,6 +62,11 @@ def rates(units: int, usage: Usage, unit: str) -> Figures:
     return Figures(values, cpu)
 
 
+def without_cpu(figures: Figures) -> Figures:
+    """The same figures, of a contender whose CPU time is known in part only."""
+    return Figures({name: value for name, value in figures.values.items() if not name.startswith("CPU")})
+
+
 def medians(rounds: Sequence[Figures]) -> Figures:
     return Figures(_medians([r.values for r in rounds]), _medians([r.cpu for r in rounds]))
 

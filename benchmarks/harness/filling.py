@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -105,24 +105,25 @@ FROM generate_series(1, %(count)s) AS n, pattern_log WHERE seq <= 2
 
 
 @contextmanager
-def _without_indexes(connection: psycopg.Connection, table: str) -> Iterator[None]:
+def _without_indexes(connection: psycopg.Connection, table: LiteralString) -> Generator[None]:
     """Take a table's indexes away while it is filled, make them again, and have its statistics true."""
-    primary_key, *_ = connection.execute(
+    known, *_ = connection.execute(
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'",
         (table,),
     ).fetchall()
-    name, definition = primary_key
+    name, definition = known
     others = connection.execute(
         "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
         " WHERE indrelid = %s::regclass AND NOT indisprimary",
         (table,),
     ).fetchall()
-    connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
     for index, _ in others:
-        connection.execute(f"DROP INDEX {index}")
+        connection.execute(f"DROP INDEX {index}".encode())
     yield
     connection.execute(f"SET maintenance_work_mem = '{SORT_MEMORY}'")
-    connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} WITH (fillfactor = {PAGE_FILL})")
+    primary_key = f"CONSTRAINT {name} {definition} WITH (fillfactor = {PAGE_FILL})"
+    connection.execute(f"ALTER TABLE {table} ADD {primary_key}".encode())
     for _, statement in others:
         connection.execute(statement)
     connection.execute(f"VACUUM ANALYZE {table}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, TopicPartition
@@ -51,7 +52,7 @@ class Machine:
         return self.kafka.bootstrap_servers
 
     @contextmanager
-    def database(self, name: str = "bench") -> Iterator[str]:
+    def database(self, name: str = "bench") -> Generator[str]:
         """A new database for one run; its SQLAlchemy URL."""
         url = self.postgres.create_database(f"{name}_{next(self._numbers)}")
         try:
@@ -82,7 +83,7 @@ class Machine:
 
     def members(self, group: str) -> int:
         """How many members of a settled consumer group have partitions; 0 while it is not settled."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 3})
+        admin: Any = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 3})
         found = admin.describe_consumer_groups([group])[group].result(10)
         settled = found.state == ConsumerGroupState.STABLE
         return sum(bool(member.assignment.topic_partitions) for member in found.members) if settled else 0
@@ -144,7 +145,7 @@ def read_from(
 
 
 @contextmanager
-def machine(folder: Path, *, decoding: bool = False) -> Iterator[Machine]:
+def machine(folder: Path, *, decoding: bool = False) -> Generator[Machine]:
     """Start both servers, with logical decoding for everybody if somebody needs it; stop them at the end."""
     settings = {**DURABLE, "wal_level": "logical" if decoding else "replica"}
     with PostgresServer(fsync=True, settings=settings) as postgres, KafkaServer(settings=KAFKA, heap="1g") as kafka:

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.listening import split
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class Options:
     page: Path | None
     contenders: tuple[str, ...]
     peers: bool
+    temporal: str | None
     rows: int
     messages: int
     sagas: int
@@ -41,6 +45,7 @@ def parse(arguments: Sequence[str], workloads: Sequence[str]) -> Options:
     add("--only", default=",".join(workloads), help="workloads, with commas; default: all of %(default)s")
     add("--contenders", default="", help="only contenders whose names contain one of these, with commas")
     add("--peers", action="store_true", help="also what users would pick instead (benchmarks/peers); fetched on demand")
+    add("--temporal", metavar="HOST:PORT", help="saga, latency: also Temporal, whose server you have started there")
     add("--rounds", type=int, default=3, help="each contender's turns; default %(default)s")
     add("--json", type=Path, help="write all figures to this file")
     add("--plot", type=Path, help="draw them into this file (.svg, .png)")
@@ -62,7 +67,12 @@ def parse(arguments: Sequence[str], workloads: Sequence[str]) -> Options:
     only = _names(given.only)
     if unknown := [name for name in only if name not in workloads]:
         parser.error(f"--only {','.join(unknown)}: there is only {', '.join(workloads)}")
-    values = vars(given) | {
+    if given.temporal is not None:
+        try:
+            split(given.temporal)
+        except ValueError as error:
+            parser.error(f"--temporal {error}")
+    values: dict[str, Any] = vars(given) | {
         "only": only,
         "contenders": _names(given.contenders),
         "in_flight": tuple(int(number) for number in _names(given.in_flight)),

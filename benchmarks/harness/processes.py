@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Worker:
 
 
 @contextmanager
-def running(*workers: Worker) -> Iterator[tuple[Worker, ...]]:
+def running(*workers: Worker) -> Generator[tuple[Worker, ...]]:
     """Stop them at the end of the block."""
     try:
         yield workers

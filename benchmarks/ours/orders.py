@@ -70,8 +70,7 @@ def _rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
 
 def _table(entity: type[DeclarativeBase]) -> Table:
     """What bulk SQL writes to: nothing is in the session that it would have to keep in step."""
-    assert isinstance(entity.__table__, Table)
-    return entity.__table__
+    return entity.metadata.tables[entity.__tablename__]
 
 
 # ---- inventory ----------------------------------------------------------------------------------------------------

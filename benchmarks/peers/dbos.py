@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _environment() -> Path:
 
 
 @contextmanager
-def _start(machine: Machine, dsn: str) -> Iterator[Started]:
+def _start(machine: Machine, dsn: str) -> Generator[Started]:
     python = _environment()
     app = Customers("dbos", lambda pipe: module(python, "dbos_app", str(pipe), dsn), machine, PYTHONPATH="")
     yield Started(app, {"app": [app.worker.pid]})

@@ -5,8 +5,9 @@ This module is imported in the environments of the peers, where kafkasaga and it
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -51,3 +52,27 @@ def due_times(job: Job) -> Iterator[float]:
     began = time.monotonic()
     for number in range(len(job.bodies)):
         yield began + number / job.rate
+
+
+async def place_all(job: Job, place: Callable[[bytes, float], Awaitable[End]]) -> list[End]:
+    """Place the orders of a job, each by a body and the moment at which it was due."""
+    places = asyncio.Semaphore(job.in_flight)
+
+    async def one(body: bytes, due: float) -> End:
+        async with places:
+            return await place(body, due or time.monotonic())
+
+    remaining = iter(job.bodies)
+    tasks = [asyncio.create_task(one(next(remaining), due)) async for due in _turns(job)]
+    return await asyncio.gather(*tasks)
+
+
+async def _turns(job: Job) -> AsyncIterator[float]:
+    """When each order is to be placed, if not at once: waits until then."""
+    if job.rate:
+        for due in due_times(job):
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            yield due
+    else:
+        for _ in job.bodies:
+            yield 0.0

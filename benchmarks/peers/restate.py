@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -66,7 +66,7 @@ def _configuration(folder: str, fabric: int, ingress: int, admin: int) -> dict[s
 
 
 @contextmanager
-def _start(machine: Machine, dsn: str) -> Iterator[Started]:
+def _start(machine: Machine, dsn: str) -> Generator[Started]:
     python, program = _environment(), _server()
     fabric, ingress, admin, shop = (free_port() for _ in range(4))
     with TemporaryDirectory(prefix="kafkasaga-bench-restate-") as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -13,11 +13,11 @@ import psycopg
 from sqlalchemy import create_engine
 
 from benchmarks.harness.books import add_orders, check_rows
-from benchmarks.harness.figures import Contender, Figures, expect, percentiles, rates
+from benchmarks.harness.figures import Contender, Figures, expect, percentiles, rates, without_cpu
 from benchmarks.harness.machine import Machine, connect, dsn
 from benchmarks.harness.options import Options
 from benchmarks.harness.orders import created, is_declined
-from benchmarks.harness.processes import Worker, running
+from benchmarks.harness.processes import STOP_SECONDS, Worker, running
 from benchmarks.harness.usage import Meter
 from benchmarks.harness.waiting import wait_until
 from benchmarks.peers.jobs import CLOSED_LOOP, End, Job
@@ -34,6 +34,8 @@ class Started:
     customers: Customers
     groups: dict[str, list[int]]
     """The processes whose CPU time counts."""
+    unseen: bool = False
+    """Others work for it as well, whose CPU time cannot be read: then none is shown, rather than a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,10 @@ class Customers:
     def hear(self) -> Any:
         """What it says next; WorkerEnded if it ends instead."""
         wait_until("an answer", lambda: self._pipe.poll(0.2), [self.worker], every=0)
-        return self._pipe.recv()
+        try:
+            return self._pipe.recv()
+        except EOFError:  # it has closed the pipe, and what follows is its end
+            wait_until("the end of a process that says no more", lambda: False, [self.worker], within=STOP_SECONDS)
 
     def place(self, job: Job) -> list[End]:
         self._pipe.send(job)
@@ -108,7 +113,7 @@ class Shop:
 
 
 @contextmanager
-def open_shop(machine: Machine, peer: Peer, orders: int) -> Iterator[Shop]:
+def open_shop(machine: Machine, peer: Peer, orders: int) -> Generator[Shop]:
     """All business tables in one database, ``orders`` orders that wait, the peer's processes started."""
     with machine.database("peer") as url:
         engine = create_engine(url)
@@ -139,6 +144,8 @@ def measure(peer: Peer, machine: Machine, count: int, rate: float) -> Figures:
     latency = percentiles(end.ended - end.sent for end in timed)
     decided = percentiles(end.decided - end.sent for end in timed)
     figures = rates(count, usage, "sagas")
+    if shop.started.unseen:
+        figures = without_cpu(figures)
     values = {**figures.values, **latency, "decided p50 ms": decided["p50 ms"]}
     return Figures(values, figures.cpu)
 

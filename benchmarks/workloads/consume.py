@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import LiteralString
 from uuid import uuid5
 
 import psycopg
 from sqlalchemy import create_engine
 
 from benchmarks.ceiling import ledger as by_hand
+from benchmarks.harness.books import rows
 from benchmarks.harness.figures import Contender, Figures, Workload, WrongResult, expect, rates
 from benchmarks.harness.load import Load
 from benchmarks.harness.machine import Machine, connect, dsn
@@ -36,7 +38,7 @@ class Consumer:
 
     prepare: Callable[[str], None]
     command: Callable[[Machine, str], list[str]]
-    replies: str
+    replies: LiteralString
     """The query for (key, body) of every reply, in order."""
 
 
@@ -101,7 +103,7 @@ def commands(first: int, count: int) -> Iterator[Envelope]:
 @contextmanager
 def consuming(
     machine: Machine, consumer: Consumer, replicas: int = 1, prefill: Callable[[psycopg.Connection], None] | None = None
-) -> Iterator[tuple[psycopg.Connection, tuple[Worker, ...]]]:
+) -> Generator[tuple[psycopg.Connection, tuple[Worker, ...]]]:
     """A database whose consumers are at work and warm."""
     machine.topics(TOPIC, REPLIES)
     with machine.database("consume") as url:
@@ -188,11 +190,6 @@ def check(connection: psycopg.Connection, messages: int, consumer: Consumer, kno
             raise WrongResult(f"{key}: reply {reply.number} came after {last[key]}")
         last[key] = reply.number
     expect("different replies", len(orders), messages + WARM_UP)
-
-
-def rows(connection: psycopg.Connection, table: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 (our own names)
-    return found[0] if found else 0
 
 
 def _read_up_to(connection: psycopg.Connection, wanted: dict[tuple[str, int], int]) -> bool:

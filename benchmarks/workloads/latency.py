@@ -17,7 +17,7 @@ from benchmarks.harness.machine import Machine, connect
 from benchmarks.harness.options import Options
 from benchmarks.harness.waiting import wait_until
 from benchmarks.ours.relayed import TOPIC, Placed, outbox
-from benchmarks.peers.shops import PEERS
+from benchmarks.peers import shops
 from benchmarks.workloads import saga
 from benchmarks.workloads.relay import ByHand, Ours, Relay, check_relayed, messages, relaying
 
@@ -42,7 +42,7 @@ def workloads(options: Options) -> list[Workload]:
             (
                 Contender("kafkasaga, plain handlers", _sagas(saga.OURS)),
                 Contender("ceiling", _sagas(saga.CEILING)),
-                *(peer.latency(SAGAS_PER_SECOND) for peer in PEERS if options.peers),
+                *(peer.latency(SAGAS_PER_SECOND) for peer in shops.peers(options)),
             ),
             less_is_better=True,
         ),

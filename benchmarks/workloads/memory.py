@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psycopg
 
+from benchmarks.harness.books import rows
 from benchmarks.harness.figures import Contender, Figures, Run, Workload, expect, rates
 from benchmarks.harness.load import Load
 from benchmarks.harness.machine import Machine
@@ -71,13 +72,13 @@ def _under_backlog(
     meter = Meter(groups)
     load.publish()
     wanted = handled + consume.WARM_UP
-    wait_until("the commands", lambda: consume.rows(connection, "ledger") >= wanted, [worker], every=0.1)
+    wait_until("the commands", lambda: rows(connection, "ledger") >= wanted, [worker], every=0.1)
     usage = meter.stop()
     peak = peak_memory(worker.pid)
     worker.stop()
-    found = consume.rows(connection, "ledger")
+    found = rows(connection, "ledger")
     for table in ("inbox", "barrier", "outbox"):
-        expect(f"rows in {table}", consume.rows(connection, table), found)
+        expect(f"rows in {table}", rows(connection, table), found)
     return _peak_first(replace(rates(found - consume.WARM_UP, usage, "messages"), values={"peak MB": peak}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -186,7 +186,7 @@ class Relaying:
 
 
 @contextmanager
-def relaying(machine: Machine, relay: Relay) -> Iterator[Relaying]:
+def relaying(machine: Machine, relay: Relay) -> Generator[Relaying]:
     """A database whose relay is at work and warm."""
     machine.topics(TOPIC)
     with machine.database("relay") as url, connect(url) as connection:

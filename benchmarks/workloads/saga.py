@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from benchmarks.harness.orders import Customers
 from benchmarks.harness.processes import Worker, ceiling_command, running, service_command, service_environment
 from benchmarks.harness.usage import Meter, peak_memory
 from benchmarks.harness.waiting import wait_until
-from benchmarks.peers.shops import PEERS
+from benchmarks.peers import shops
 from benchmarks.workloads.consume import begin_at
 from kafkasaga import Service
 from kafkasaga.examples.order_system.demo.databases import SERVICES
@@ -68,7 +68,7 @@ def workload(options: Options) -> list[Workload]:
                 Contender("kafkasaga, plain handlers", _closed_loop(OURS, number)),
                 Contender("kafkasaga, batch handlers", _closed_loop(OURS_IN_BULK, number)),
                 Contender("ceiling", _closed_loop(CEILING, number)),
-                *(peer.closed_loop() for peer in PEERS if options.peers),
+                *(peer.closed_loop() for peer in shops.peers(options)),
             ),
         )
         for number in options.in_flight
@@ -135,7 +135,7 @@ CEILING = System(
 @contextmanager
 def running_system(
     machine: Machine, options: Options, system: System, orders: int, replicas: int = 1
-) -> Iterator[Running]:
+) -> Generator[Running]:
     """Everything started, with ``orders`` orders that wait to be created."""
     machine.topics(*TOPICS, partitions=options.partitions)
     with ExitStack() as stack:
