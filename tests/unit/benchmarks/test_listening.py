@@ -22,8 +22,11 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 
 @pytest.fixture
 def here() -> Iterator[int]:
-    """A port at which this process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A port at which this process listens, by a file whose number is higher than that of what it opens next."""
+    with Path(os.devnull).open() as lower:
+        server = socket.create_server(("127.0.0.1", 0))
+    assert lower.closed
+    with server:
         yield server.getsockname()[1]
 
 
