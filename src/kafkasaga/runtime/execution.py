@@ -54,8 +54,6 @@ class Execution:
         of_sagas = [task for task in tasks if isinstance(task.route, SagaRoute)]
         handlers = HandlerTurn(uow, self._sender, of_handlers, published, overtaking)
         sagas = SagaTurn(uow, self._sender, self._definitions, of_sagas, published)
-        taken: set[int] = set()
-        """Records that some saga took, by their ids in memory."""
         try:
             for run in runs(tasks) if of_handlers else ((task,) for task in tasks):
                 task = run[0]
@@ -67,7 +65,6 @@ class Execution:
                     else:
                         handlers.let_go()
                         outgoing += sagas.handle(task)
-                        taken.add(id(task.record))
                 except Unmatched as error:
                     unmatched.append((task, error))
                 except (EnvironmentUnavailable, SerializationConflict):
@@ -83,12 +80,19 @@ class Execution:
         self._happened = sagas.happened
         if outgoing:
             uow.add_outbox(published.kept(outgoing))
-        return [(task, error) for task, error in unmatched if id(task.record) not in taken or not is_offered(task)]
+        return _not_taken(unmatched, of_sagas) if unmatched else []
 
     def committed(self) -> None:
         """The transaction of the last run is committed: log what happened in it."""
         tell(self._happened)
         self._happened = ()
+
+
+def _not_taken(unmatched: list[tuple[Task, Unmatched]], of_sagas: Sequence[Task]) -> list[tuple[Task, Unmatched]]:
+    """Without the replies that another saga took."""
+    refused = {id(task) for task, _ in unmatched}
+    taken = {id(task.record) for task in of_sagas if id(task) not in refused}
+    return [(task, error) for task, error in unmatched if id(task.record) not in taken or not is_offered(task)]
 
 
 def is_offered(task: Task) -> bool:

@@ -39,7 +39,7 @@ Happened = Sequence[tuple[Instance, Sequence[Event]]]
 
 
 _UNTOLD: Final = frozenset({CommandSent, CompensationSent, StepBegan})
-"""Nothing is ever said of these, and each saga has several."""
+"""Nothing is ever said of these, and each saga has several; nor of most that say that a step succeeded."""
 
 
 def tell(happened: Happened) -> None:
@@ -47,7 +47,7 @@ def tell(happened: Happened) -> None:
     usual: list[tuple[str, dict[str, Any], Instance]] = []
     for instance, events in happened:
         for event in events:
-            if type(event) in _UNTOLD:
+            if type(event) in _UNTOLD or (type(event) is StepSucceeded and event.other_key is None):
                 continue
             _warn(event, instance)
             if (told := _usual(event)) is not None:

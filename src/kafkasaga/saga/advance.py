@@ -45,14 +45,17 @@ def _forward(turn: Turn, node: Node, at: Place) -> bool:
     """Begin what may begin below ``node``; True if all of it has succeeded."""
     match node:
         case Leaf():
-            path = node.name + at.suffix
+            path = node.name if at is TOP else node.name + at.suffix
             state = turn.instance.steps.get(path)
             if state is None:
                 _begin(turn, path, node.step)
                 state = turn.instance.steps.get(path)
             return state is not None and state.status is StepStatus.SUCCEEDED
         case Series():
-            return all(_forward(turn, part, at) for part in node.parts)
+            for part in node.parts:  # noqa: SIM110 - a generator would cost as much as the walk itself
+                if not _forward(turn, part, at):
+                    return False
+            return True
         case Group():
             return _every([_forward(turn, part, at) for part in node.parts])
         case Choice():

@@ -147,7 +147,11 @@ def to_snapshot(instance: Instance) -> str:
             "incarnation": instance.incarnation,
             "data": instance.data,
             "seq": instance.seq,
-            "steps": {path: _step_to_json(step) for path, step in instance.steps.items()},
+            "steps": {
+                # An enumeration's member would be written alike, in ten times the time.
+                path: [str(step.status), step.generation, step.attempt, step.spent, step.command_id, step.due]
+                for path, step in instance.steps.items()
+            },
             "branches": instance.branches,
             "fans": {name: [fan.count, fan.data] for name, fan in instance.fans.items()} if instance.fans else {},
             "turned": None if instance.turned is None else [getattr(instance.turned, f) for f in Turned.__slots__],
@@ -160,7 +164,17 @@ def to_snapshot(instance: Instance) -> str:
 def from_snapshot(text: str, id: UUID | None = None) -> Instance:
     """What ``to_snapshot`` wrote of the saga with this id."""
     raw: dict[str, Any] = from_text(text)
-    raw["steps"] = {path: _step_from_json(step) for path, step in raw["steps"].items()}
+    raw["steps"] = {
+        path: StepState(
+            _STATUSES[status],
+            generation,
+            attempt,
+            spent,
+            None if command is None else to_id(command),
+            None if due is None else datetime.fromisoformat(due),
+        )
+        for path, (status, generation, attempt, spent, command, due) in raw["steps"].items()
+    }
     if raw["fans"]:
         raw["fans"] = {name: Fan(*fan) for name, fan in raw["fans"].items()}
     if raw["turned"] is not None:
@@ -179,20 +193,3 @@ def forgotten(instance: Instance) -> Instance:
         raise ValueError(f"saga {instance.id} has not ended")
     which = (instance.saga, instance.version, instance.key, instance.incarnation)
     return Instance(*which, data="{}", seq=instance.seq, ended=instance.ended)
-
-
-def _step_to_json(step: StepState) -> list[Any]:
-    # An enumeration's member would be written alike, in ten times the time.
-    return [str(step.status), step.generation, step.attempt, step.spent, step.command_id, step.due]
-
-
-def _step_from_json(raw: list[Any]) -> StepState:
-    status, generation, attempt, spent, command, due = raw
-    return StepState(
-        _STATUSES[status],
-        generation,
-        attempt,
-        spent,
-        None if command is None else to_id(command),
-        None if due is None else datetime.fromisoformat(due),
-    )

@@ -49,7 +49,9 @@ def match(definition: Definition, instance: Instance, arrived: Arrived) -> Answe
         found = f"it answers another saga ({context.saga_id})"
     else:
         found = _by_context(definition, instance, arrived, context)
-    if isinstance(found, str) and arrived.type in definition.awaited_events:
+    if not isinstance(found, str):
+        return found
+    if arrived.type in definition.awaited_events:
         found = _by_event(definition, instance, arrived, found)
     return Ignored(message=arrived.type, reason=found) if isinstance(found, str) else found
 

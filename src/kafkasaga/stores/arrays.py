@@ -116,9 +116,13 @@ _ELEMENTS: Final[dict[type, tuple[int, _Column]]] = {
 def array_writer(type: TypeEngine[Any]) -> Callable[[Sequence[Any]], bytes]:
     """A function that writes the values of a column of this type as an array."""
     oid, elements = _element(type)
+    cheap_to_compare = type.python_type in (str, int)
 
     def write(values: Sequence[Any]) -> bytes:
-        return b"".join((_HEADER(1, 1, oid, len(values), 1), *elements(values)))
+        header = _HEADER(1, 1, oid, len(values), 1)
+        if cheap_to_compare and values and values.count(values[0]) == len(values):
+            return header + b"".join(elements(values[:1])) * len(values)
+        return b"".join((header, *elements(values)))
 
     return write
 

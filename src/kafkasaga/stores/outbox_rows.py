@@ -48,14 +48,14 @@ def headers_as_text(envelope: Envelope) -> str:
     if (saga := envelope.saga) is not None:
         text += (
             f',"ce_saganame":{_quoted(saga.saga)},"ce_sagaid":"{id_text(saga.saga_id)}","ce_sagastep":{_quoted(saga.step)},'
-            f'"ce_sagageneration":"{saga.generation}","ce_sagaoperation":"{saga.operation.value}"'
+            f'"ce_sagageneration":"{saga.generation}","ce_sagaoperation":"{saga.operation}"'
         )
         if saga.command_id is not None:
             text += f',"ce_sagacommandid":"{id_text(saga.command_id)}"'
         if saga.failures:
             text += f',"ce_sagafailures":{_quoted(" ".join(saga.failures))}'
         if saga.mark is not None:
-            text += f',"ce_sagamark":"{saga.mark.value}"'
+            text += f',"ce_sagamark":"{saga.mark}"'
     return text + "}"
 
 

@@ -206,7 +206,5 @@ def _ended(change: SagaChange, status: SagaStatus) -> int:
 
 def _reason(change: SagaChange) -> str | None:
     """Why the saga is where it is, if these entries say so; otherwise the stored reason stays."""
-    for entry in reversed(change.entries):
-        if isinstance(entry.event, _WITH_REASON):
-            return entry.event.reason
-    return None
+    reasons = [entry.event.reason for entry in change.entries if isinstance(entry.event, _WITH_REASON)]
+    return reasons[-1] if reasons else None

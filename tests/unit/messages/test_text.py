@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from kafkasaga.messages import from_text, to_text
+from kafkasaga.messages import from_text, to_text, writer_of
+from kafkasaga.values import value
 
 
 def test_ids_and_times_are_written_in_their_usual_spelling() -> None:
@@ -39,3 +40,20 @@ def test_what_is_not_json_is_a_value_error(text: str) -> None:
 def test_what_json_has_no_word_for_is_refused() -> None:
     with pytest.raises(TypeError, match="object object"):
         to_text({"a": object()})
+
+
+@value(frozen=True, slots=True)
+class _Noted:
+    left_out: str
+    why: str | None
+    at: datetime
+    id: UUID | None
+    many: tuple[str, ...]
+
+
+@pytest.mark.parametrize("why", [None, 'ü\n"', "half \ud800"])
+def test_fields_are_written_as_an_object_of_them_is(why: str | None) -> None:
+    noted = _Noted("x", why, datetime(2030, 1, 1, 1, 2, 3, tzinfo=UTC), UUID(int=7), ("a", "b"))
+    fields = {"why": noted.why, "at": noted.at, "id": noted.id, "many": noted.many}
+    expected = {name: given for name, given in fields.items() if given is not None}
+    assert writer_of(_Noted, list(fields))(noted) == to_text(expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from kafkasaga.saga.instance import SagaStatus, saga_id
 from kafkasaga.stores import Session
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import (
+    Base,
     Begun,
     Buy,
     Declined,
@@ -314,6 +315,14 @@ def test_a_new_incarnation_is_a_new_saga(node: Node) -> None:
     assert node.count("saga") == 2
 
 
+def test_a_reply_without_headers_is_for_the_newest_incarnation_of_its_key(node: Node, broker: MemoryBroker) -> None:
+    ids = [begin(node, incarnation=incarnation) for incarnation in range(2)]
+    send(broker, Reserved(id="1"))
+    run(node)
+    histories = [Operator(node.store).saga(id) for id in ids]
+    assert ["pay" in history.instance.steps for history in histories if history is not None] == [False, True]
+
+
 def test_a_saga_whose_transaction_is_rolled_back_has_not_started(node: Node) -> None:
     def fail() -> None:
         with node.store.begin() as uow:
@@ -404,6 +413,83 @@ def test_what_an_operator_sets_going_sends_nothing_that_went_with_a_savepoint(
     Operator(node.store).settle(node.service, id, SkipStuck("reserve", by="eve", why="tried"))
     node.publish()
     assert [record.key for record in broker.records("ended")] == [b"unbooked", b"cancelled"]
+
+
+# ---- time
+
+
+class _CountingClock(VirtualClock):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def now(self) -> datetime:
+        self.looks += 1
+        return super().now()
+
+
+def test_what_a_batch_decides_has_one_time_and_the_clock_is_asked_once(broker: MemoryBroker) -> None:
+    def looks(*keys: str) -> int:
+        for key in keys:
+            send(broker, Begun(id=key))
+        before = clock.looks
+        node.consume()
+        return clock.looks - before
+
+    clock = _CountingClock()
+    node = orchestrator(broker, clock)
+    assert looks("first") == looks("a", "b", "c")
+    histories = [Operator(node.store).saga(saga_id("buy", key)) for key in "abc"]
+    assert {entry.at for history in histories if history is not None for entry in history.log} == {clock.now()}
+
+
+class _Early(Base, topic="a-early"): ...
+
+
+class _Asked(Base, topic="asked"): ...
+
+
+def test_i12_a_deadline_begins_after_what_took_long_before_it(broker: MemoryBroker, clock: VirtualClock) -> None:
+    def slow(state: State, session: Session) -> None:
+        clock.sleep(60)
+
+    class Slow(Saga[State], name="slow", version=1, starts_on=Begun):
+        announced = LocalStep[State](slow, kind="read-only")
+        reserve = Step[State](
+            command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only", deadline=timedelta(seconds=30)
+        )
+        flow = announced >> reserve
+
+    class Early(Saga[State], name="early", version=1, starts_on=_Early):
+        flow = reserve = Step[State](command=lambda s: Reserve(id=s.id), succeeds_on=Reserved, kind="read-only")
+
+    service = Service("slow", sagas=[Early, Slow], outbox=Outbox(MetaData()))
+
+    @service.handler
+    def asked(command: _Asked) -> Paid:
+        clock.sleep(600)
+        return Paid(id=command.id)
+
+    node, began = Node(service, broker, clock), clock.now()
+    for message in (_Early(id="1"), _Asked(id="1"), Begun(id="1"), Begun(id="2")):
+        send(broker, message)
+    node.consume()
+
+    def first_deadline(key: str) -> timedelta:
+        history = Operator(node.store).saga(saga_id("slow", key))
+        assert history is not None
+        due = history.instance.steps["reserve"].due
+        assert due is not None
+        return due - began - timedelta(seconds=30)
+
+    def started(saga: str, key: str) -> timedelta:
+        history = Operator(node.store).saga(saga_id(saga, key))
+        assert history is not None
+        return history.log[0].at - began
+
+    assert started("early", "1") == timedelta()
+    assert [started("slow", key) for key in "12"] == [timedelta(seconds=600), timedelta(seconds=660)]
+    assert [first_deadline("1"), first_deadline("2")] == [timedelta(seconds=660), timedelta(seconds=720)]
 
 
 # ---- verify

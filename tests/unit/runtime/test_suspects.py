@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -20,6 +21,7 @@ from kafkasaga.errors import DatabaseUnavailable, HandlersFailing, KafkasagaErro
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.consumer import ConsumerLoop
+from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.parking import DEATHS
 from kafkasaga.runtime.routing import Task
 from kafkasaga.runtime.streak import LIMIT
@@ -421,6 +423,18 @@ def test_a_handler_that_hangs_is_named_with_its_stack(plant: Plant, clock: Virtu
     assert "in hang" in entry["stack"]
     leave.set()
     thread.join()
+    assert not watchdog.look()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_nothing_is_watched_once_a_batch_has_run_or_failed(plant: Plant, clock: VirtualClock, *, failing: bool) -> None:
+    plant.send("a", "b")
+    plant.failing = failing
+    node, watchdog = plant.node, Watchdog(10, clock)
+    tasks = [task for record in plant.broker.records(PLACE.topic) for task in node.service.router().route(record)]
+    with node.store.begin() as uow, nullcontext() if not failing else pytest.raises(TaskFailed):
+        Execution(node.sender, {}, watchdog).run(uow, tasks)
+    clock.sleep(3600)
     assert not watchdog.look()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from kafkasaga.saga.events import Ignored, StepSucceeded
 from kafkasaga.saga.inputs import Woken
 from kafkasaga.saga.instance import (
     Fan,
@@ -15,6 +16,7 @@ from kafkasaga.saga.instance import (
     saga_id,
     to_snapshot,
 )
+from kafkasaga.saga.transitions import evolve
 from tests.unit.saga.orders import NOW, Declined, PlaceOrder, Run, SideBySide
 
 
@@ -57,6 +59,16 @@ def test_a_snapshot_that_an_earlier_version_wrote_is_read() -> None:
         early={"m": "{}"},
         turned=Turned("pay", "no", "declined", "{}"),
     )
+
+
+def test_an_instance_knows_its_id_or_finds_it_out() -> None:
+    run = Run(PlaceOrder)
+    id, text = saga_id("place-order", run.instance.key), to_snapshot(run.instance)
+    known = from_snapshot(text, UUID(int=7))
+    assert (known.id, from_snapshot(text).id, run.instance.id) == (UUID(int=7), id, id)
+    assert known == from_snapshot(text), "which says no more than the rest"
+    for event in (Ignored(message="m", reason="late"), StepSucceeded(step="reserve", message="m", data=None)):
+        assert evolve(known, event).id == UUID(int=7)
 
 
 def test_only_two_statuses_are_ends() -> None:

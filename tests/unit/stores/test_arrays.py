@@ -21,6 +21,11 @@ MICROSECONDS = (1_000_000).to_bytes(8, "big")
     [
         (Text(), ["a", "", None, "NULL", "a"], 25, [b"a", b"", None, b"NULL", b"a"]),
         (Text(), ["ü\n", '"', "x" * 300], 25, ["ü\n".encode(), b'"', b"x" * 300]),
+        (Text(), ["same", "same", "same"], 25, [b"same"] * 3),
+        (Text(), [None, None], 25, [None, None]),
+        (BigInteger(), [7, 7], 20, [(7).to_bytes(8, "big")] * 2),
+        (UtcDateTime(), [SECOND, SECOND, None, SECOND], 1184, [MICROSECONDS, MICROSECONDS, None, MICROSECONDS]),
+        (Uuid(), [UUID(int=1), UUID(int=1)], 2950, [bytes(15) + b"\1"] * 2),
         (Integer(), [1, -2, None], 23, [b"\0\0\0\1", b"\xff\xff\xff\xfe", None]),
         (BigInteger(), [2**40, None], 20, [(2**40).to_bytes(8, "big"), None]),
         (LargeBinary(), [b"\x00\xff", b"", None], 17, [b"\x00\xff", b"", None]),
