@@ -449,7 +449,7 @@ class _Early(Base, topic="a-early"): ...
 class _Asked(Base, topic="asked"): ...
 
 
-def test_i12_a_deadline_begins_after_what_took_long_before_it(broker: MemoryBroker, clock: VirtualClock) -> None:
+def test_a_deadline_begins_after_what_took_long_before_it(broker: MemoryBroker, clock: VirtualClock) -> None:
     def slow(state: State, session: Session) -> None:
         clock.sleep(60)
 
