@@ -8,7 +8,7 @@ Errors that cross this border are ours: ``DatabaseUnavailable`` and ``Serializat
 """
 
 from kafkasaga.ports.kafka import Assigned, Consumer, Failures, Producer, Revoked, SendDone, SendError
-from kafkasaga.ports.relay_queue import SKIP_NOTHING, RelayQueue, Skip, nothing
+from kafkasaga.ports.relay_queue import SKIP_NOTHING, Page, RelayQueue, Skip, nothing
 from kafkasaga.ports.store import Store, UnitOfWork
 from kafkasaga.ports.values import (
     LONGEST_LANE,
@@ -47,6 +47,7 @@ __all__ = [
     "LogEntry",
     "OutboxRow",
     "Outcome",
+    "Page",
     "Parked",
     "ParkedKey",
     "ParkedStatus",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from kafkasaga.ports.values import OutboxRow
@@ -23,6 +23,16 @@ class Skip:
 
 
 SKIP_NOTHING: Final = Skip()
+
+
+class Page(NamedTuple):
+    """Which rows to read; see ``RelayQueue.fetch``."""
+
+    after: int
+    limit: int
+    upto: int | None = None
+    size: int | None = None
+    skip: Skip = SKIP_NOTHING
 
 
 def nothing() -> None:
@@ -53,10 +63,13 @@ class RelayQueue(Protocol):
         """The highest position of a committed row; 0 if there is none."""
         ...
 
-    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
-        """Delete published rows, by position *and* id.
+    def delete(
+        self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing, then: Page | None = None
+    ) -> list[OutboxRow]:
+        """Delete published rows, by position *and* id; then read a page, if one is asked for, as ``fetch`` does.
 
-        ``meanwhile`` is called once, where that is possible while the database is at work.
+        Where that is possible it is one round trip. ``meanwhile`` is called once, where that is possible while the
+        database is at work.
         """
         ...
 

@@ -31,19 +31,19 @@ import structlog
 
 from kafkasaga.clock import Clock
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, EnvironmentUnavailable, SerializationConflict
-from kafkasaga.ports import Failures, OutboxRow, Producer, RelayQueue, SendError, nothing, topic_of
+from kafkasaga.ports import Failures, OutboxRow, Page, Producer, RelayQueue, SendError, nothing, topic_of
 from kafkasaga.runtime.relay_blocks import Blocks, Lane
 from kafkasaga.runtime.relay_lanes import LaneRows, Lanes, send_first
 from kafkasaga.runtime.relay_stream import Stream
-from kafkasaga.runtime.relay_sweep import Sweep
+from kafkasaga.runtime.relay_sweep import Room, Sweep
 from kafkasaga.runtime.relay_window import Window
 
 log = structlog.get_logger("kafkasaga.relay")
 
-WINDOW = 4000
+WINDOW = 6000
 """Rows in memory at once: enough to keep a producer busy."""
-PAGES = 2
-"""So many pages fill the window: one is under way while the next one is read."""
+PAGES = 3
+"""So many pages fill the window: while one is deleted, the next one is on its way to Kafka and a third one is read."""
 WINDOW_BYTES = 16 * 1024 * 1024
 """Bytes of payload in memory at once (one row more, if it is larger)."""
 RETRY_UNAVAILABLE = 1.0
@@ -131,7 +131,9 @@ class Relay:
         self._blocks.write(self._queue)
         if self._acknowledged:
             self._delete()
-        elif not self._held.rows and not fetched:
+            # What is committed from now on wakes the relay: it need not look before it waits.
+            fetched = not self._sweep.saw_everything
+        if not self._held.rows and not fetched:
             self._queue.wait(self._poll_interval)
 
     # -- reading and sending
@@ -146,16 +148,28 @@ class Relay:
         """Read on where the last read ended; True if there was anything new, or there is more to read."""
         now = self._clock.monotonic()
         room = self._held.room(now)
-        if room is None or not self._sweep.may_read(now):
+        if room is None or not self._sweep.may_read(now) or self._reads_with_a_delete:
             return False
-        page = min(room[0], self._page), min(room[1], self._page_bytes)
-        rows, full = self._sweep.read(self._queue, page, self._held.full(), self._held_back)
+        page = self._sweep.page(self._queue, self._fitting(room), self._held.full(), self._held_back)
+        return self._read(page, self._queue.fetch(*page), now)
+
+    def _read(self, page: Page, rows: Sequence[OutboxRow], now: float) -> bool:
+        """Have what was read sent; True if there was anything new, or there is more to read."""
+        full = self._sweep.took(page, rows)
         fresh = self._take(rows)
         self._launch()
         if not full:
             self._blocks.forget_absent(self._lanes.__contains__, self._sweep.topics, now)
         self._sweep.rest(now, fresh=fresh, full=full, waits=bool(self._held.rows))
         return fresh or full
+
+    def _fitting(self, room: Room) -> Room:
+        return min(room[0], self._page), min(room[1], self._page_bytes)
+
+    @property
+    def _reads_with_a_delete(self) -> bool:
+        """Whether the next page is here, and the one behind it comes when the one before it is deleted."""
+        return bool(self._sweep.is_under_way and self._stream.under_way and self._stream.waiting)
 
     def _held_back(self) -> tuple[set[str], set[Lane]]:
         """What the next sweep passes over."""
@@ -257,11 +271,16 @@ class Relay:
         self._sweep.begin_again()
 
     def _delete(self) -> None:
-        rows = self._acknowledged
-        self._queue.delete(rows, self._launch if self._stream.waiting else nothing)
+        """Delete what has arrived, and read on with the same round trip, while the next page is on its way to Kafka."""
+        rows, now = self._acknowledged, self._clock.monotonic()
+        room = self._held.room(now)
+        page = None if room is None else self._sweep.page_ahead(self._fitting(room))
+        found = self._queue.delete(rows, self._launch if self._stream.waiting else nothing, page)
         self._acknowledged = []
         self._held.remove(rows)
         self._sweep.go_on()
+        if page is not None:
+            self._read(page, found, now)
 
     # -- what goes wrong
 

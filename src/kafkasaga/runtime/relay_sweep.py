@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from kafkasaga.ports import OutboxRow, RelayQueue, Skip, payload_bytes
+from kafkasaga.ports import OutboxRow, Page, RelayQueue, Skip, payload_bytes
 from kafkasaga.runtime.relay_blocks import Lane
 
 SHORTEST_GAP: Final = 0.02
 """Seconds between reads while nothing is acknowledged; doubled each time, up to the polling interval."""
 
+Room = tuple[int, int]
+"""Rows and bytes."""
 HeldBack = Callable[[], tuple[set[str], set[Lane]]]
 
 
@@ -31,32 +33,53 @@ class Sweep:
         """Where a sweep over several pages ends."""
         self._pages = False
         """Whether one page does not hold the table."""
+        self._is_over = False
+        """Whether the last read has reached the end."""
         self._fruitful = False
         """Whether something new was read since it began."""
         self._gap, self._next_read = 0.0, 0.0
 
-    def read(
-        self, queue: RelayQueue, page: tuple[int, int], full_topics: set[str], held_back: HeldBack
-    ) -> tuple[Sequence[OutboxRow], bool]:
-        """The next page of so many rows and bytes, and whether there is more to read."""
-        limit, size = page
-        if begins := self._after == 0:
+    def page(self, queue: RelayQueue, room: Room, full_topics: set[str], held_back: HeldBack) -> Page:
+        """The next one to read, for so many rows and bytes."""
+        if self._after == 0:
             # Only here may what was held back go on: later, its first row would lie behind the reader.
             self.topics, self.lanes = held_back()
             self.topics |= full_topics
             self._top = queue.last() if self._pages else None
             self._fruitful = False
-        rows = queue.fetch(self._after, limit, self._top, size, Skip(self.topics, self.lanes))
+        return self._page(room)
+
+    def page_ahead(self, room: Room) -> Page | None:
+        """The same, if it belongs to a sweep that has begun."""
+        return self._page(room) if self._after else None
+
+    def _page(self, room: Room) -> Page:
+        limit, size = room
+        return Page(self._after, limit, self._top, size, Skip(self.topics, self.lanes))
+
+    def took(self, page: Page, rows: Sequence[OutboxRow]) -> bool:
+        """A page was read; whether there is more to read."""
         # A short read has reached the end: the next one begins at the start again, for rows that were committed late.
-        full = len(rows) == limit or payload_bytes(rows) >= size
+        full = len(rows) == page.limit or payload_bytes(rows) >= (page.size or 0)
         self._after = rows[-1].position if full and self._top is not None else 0
-        if begins:
+        if page.after == 0:
             self._pages = full
-        return rows, full
+        self._is_over = not full
+        return full
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has read some of its pages."""
+        return self._after > 0
+
+    @property
+    def saw_everything(self) -> bool:
+        """Whether the last one passed over nothing, and has reached the end."""
+        return self._is_over and not self.topics and not self.lanes
 
     def begin_again(self) -> None:
         """Read from the start next, and do so at once."""
-        self._after, self._gap, self._next_read = 0, 0.0, 0.0
+        self._after, self._gap, self._next_read, self._is_over = 0, 0.0, 0.0, False
 
     def may_read(self, now: float) -> bool:
         """Whether the pause is over."""

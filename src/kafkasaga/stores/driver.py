@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Final, NoReturn, Protocol, cast
+from typing import Any, Final, NoReturn, cast
 
 import psycopg
-from psycopg.adapt import Dumper
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect
 
 from kafkasaga.stores.arrays import array_writer
@@ -27,26 +26,6 @@ log = logging.getLogger("kafkasaga.sql")
 
 _KNOWN: Final = "kafkasaga.trips"
 """Under this key a connection's ``info`` holds its ``Trips``, or None where statements cannot go past SQLAlchemy."""
-
-
-class Array(bytes):
-    """A binary array, of the type that its place in the statement says."""
-
-    __slots__ = ()
-
-
-class _ArrayDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Array) -> bytes:
-        return obj
-
-
-class _Cursor(Protocol):
-    @property
-    def rowcount(self) -> int: ...
-
-    def fetchall(self) -> list[tuple[Any, ...]]: ...
 
 
 class PsycopgBulk:
@@ -142,7 +121,7 @@ class PsycopgWay(Way):
             try:
                 trips.exchange(meanwhile)
             except psycopg.Error as error:
-                _raise(connection, b"COMMIT", error)
+                raised(connection, b"COMMIT", error)
 
     def end(self, connection: Connection) -> None:
         trips = None if connection.invalidated else trips_of(connection)
@@ -167,7 +146,7 @@ def send(
     try:
         return trips.send(statement, values, prepare=prepare)
     except psycopg.Error as error:
-        _raise(connection, statement, error)
+        raised(connection, statement, error)
 
 
 @contextmanager
@@ -181,7 +160,7 @@ def together(connection: Connection) -> Generator[None]:
         with trips.together():
             yield
     except psycopg.Error as error:
-        _raise(connection, b"", error)
+        raised(connection, b"", error)
 
 
 def trips_of(connection: Connection) -> Trips | None:
@@ -201,32 +180,6 @@ def driver_of(connection: Connection) -> psycopg.Connection[Any]:
     return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
 
 
-def execute(
-    connection: Connection, statement: bytes, parameters: Sequence[Any] = (), *, prepare: bool | None = None
-) -> _Cursor:
-    """Hand a statement to psycopg; its parameters are ``$1``, ``$2`` and so on."""
-    if log.isEnabledFor(logging.DEBUG):
-        log.debug("%s", statement.decode())
-    driver = driver_of(connection)
-    driver.adapters.register_dumper(Array, _ArrayDumper)
-    cursor = psycopg.RawCursor(driver)
-    try:
-        cursor.execute(statement, parameters, prepare=prepare, binary=True)
-    except psycopg.Error as error:
-        _raise(connection, statement, error)
-    return cursor
-
-
-@contextmanager
-def pipeline(connection: Connection) -> Generator[None]:
-    """Statements inside the block are sent at once; it ends when all are answered."""
-    try:
-        with driver_of(connection).pipeline():
-            yield
-    except psycopg.Error as error:
-        _raise(connection, b"", error)
-
-
-def _raise(connection: Connection, statement: bytes, error: psycopg.Error) -> NoReturn:
-    """As SQLAlchemy raises it, which also throws away connections that are lost."""
+def raised(connection: Connection, statement: bytes, error: psycopg.Error) -> NoReturn:
+    """Raise it as SQLAlchemy does, which also throws away connections that are lost."""
     connection._handle_dbapi_exception(error, statement.decode(), None, None, None)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -15,21 +15,22 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
 from kafkasaga.errors import ConfigurationError, DatabaseUnavailable
-from kafkasaga.ports import OutboxRow, id_of, nothing, position_of
-from kafkasaga.stores.arrays import bigints, uuids
+from kafkasaga.ports import OutboxRow, Page
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.relay_queue import SqlRelayQueue
 from kafkasaga.stores.relay_share import WHOLE, Share, Turns
 from kafkasaga.stores.wake import Target, listen
+
+if TYPE_CHECKING:
+    from kafkasaga.stores.relay_direct import DirectReader
 
 IDLE_SESSION: Final = 15.0
 """Seconds without a sign of life after which the server ends the relay's connection."""
@@ -58,17 +59,14 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         super().__init__(sql, share)
         if engine.dialect.driver != "psycopg":
             raise ConfigurationError(f"the relay needs the psycopg driver, not {engine.dialect.driver!r}")
-        outbox = sql.name("outbox")
-        # Where both lists contain a row's values, they are those of one pair: only a restored database has used a
-        # position again, and then the id is in neither. A join with pairs takes twice as long.
-        where = "WHERE id = ANY($1::bigint[]) AND message_id = ANY($2::uuid[])"
-        self._delete = f"DELETE FROM {outbox} {where}".encode()  # noqa: S608 (our own text)
-        self._engine = engine
+        self._sql, self._engine = sql, engine
         self._share, self._turns = share, turns or Turns()
         self._turn_in = 0.0
         """Seconds until it may ask for its share; 0: it has asked."""
         self._idle_timeout = idle_session_timeout
         self._connection: Connection | None = None
+        self._direct: DirectReader | None = None
+        """While it is held, and unless statements have to go through SQLAlchemy."""
         self._held = False
         self._alive_at = 0.0
         self._notified = False
@@ -79,29 +77,28 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         self._unlisten = listen(self._target, self)
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        from kafkasaga.stores.driver import execute, trips_of  # who uses SQLite need not have psycopg
+        return [tuple(row) for row in connection.exec_driver_sql(query, tuple(values))]
 
-        cursor: Any
-        if trips_of(connection) is None:
-            cursor = connection.exec_driver_sql(query, tuple(values)).cursor
-        else:
-            cursor = execute(connection, _numbered(query), values)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    def _read(self, page: Page) -> list[OutboxRow]:
+        direct = self._direct
+        return super()._read(page) if direct is None else self._directly(lambda: direct.fetch(page))
+
+    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None], then: Page | None) -> list[OutboxRow]:
+        direct = self._direct
+        if direct is None:
+            return super()._remove(rows, meanwhile, then)
+        return self._directly(lambda: direct.delete(rows, meanwhile, then))
+
+    def _directly(self, statement: Callable[[], list[OutboxRow]]) -> list[OutboxRow]:
+        """As ``_reading``, without what its contexts cost where nothing goes wrong."""
+        try:
+            rows = statement()
+        except BaseException:
+            assert self._connection is not None
+            with self._guarded(self._connection):
+                raise
+        self._alive_at = time.monotonic()
         return rows
-
-    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None]) -> None:
-        from kafkasaga.stores.driver import Array, execute, pipeline, trips_of  # who uses SQLite need not have psycopg
-
-        with self._writing() as connection:
-            if trips_of(connection) is None:
-                self._reader.delete(connection, rows)
-                meanwhile()
-            else:
-                lists = Array(bigints(map(position_of, rows), len(rows))), Array(uuids(map(id_of, rows), len(rows)))
-                # A pipeline takes twice the time of a statement by itself: not for nothing.
-                with nullcontext() if meanwhile is nothing else pipeline(connection):
-                    execute(connection, self._delete, lists)
-                    meanwhile()
 
     @property
     def active(self) -> bool:
@@ -110,6 +107,8 @@ class PostgresqlRelayQueue(SqlRelayQueue):
 
     def acquire(self) -> bool:
         """One statement, or none if the lock was proven to be held just now; a few when it changes hands."""
+        if self._held and not self._is_silent():
+            return True
         if not self._held and self._wait_for_turn():
             return False
         with self._guarded(self._connection or self._connect()) as connection:
@@ -117,6 +116,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
                 self._heartbeat(connection)
             elif self._try_lock(connection):
                 self._held, self._alive_at = True, time.monotonic()
+                self._direct = self._direct_reader(connection)
                 self._turns.took(self._share)
             return self._held
 
@@ -144,6 +144,8 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         """Whether something came since the last time; forgets it."""
         with suppress(BlockingIOError):
             self._notified |= bool(self._wakers[0].recv(4096))
+        if self._connection is not None and self._held:
+            self._hear(_driver(self._connection).pgconn)  # what came with the answer to a statement
         notified, self._notified = self._notified, False
         return notified
 
@@ -165,6 +167,9 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             server.consume_input()
         except connection.dialect.loaded_dbapi.OperationalError:
             return False
+        return self._hear(server)
+
+    def _hear(self, server: Any) -> bool:
         heard = False
         while server.notifies() is not None:
             heard = True
@@ -192,11 +197,19 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         connection.execute(text("SELECT set_config('idle_session_timeout', :value, false)"), {"value": milliseconds})
         for plan in READ_WHOLE_TABLES:
             connection.exec_driver_sql(f"SET {plan} = off")
+        connection.exec_driver_sql("SET plan_cache_mode = auto")
         # What is deleted here has been published. A server that crashes and forgets the last deletes has it published
         # again; no delete is forgotten before one that came after it.
         connection.exec_driver_sql("SET synchronous_commit = off")
         connection.exec_driver_sql(f"LISTEN {self._target.channel}")
         return True
+
+    def _direct_reader(self, connection: Connection) -> DirectReader | None:
+        from kafkasaga.stores.direct import Direct  # who uses SQLite need not have psycopg
+        from kafkasaga.stores.relay_direct import DirectReader
+
+        direct = Direct.of(connection)
+        return None if direct is None else DirectReader(self._sql, self._share, self._reader, direct)
 
     def _lock_key(self, connection: Connection) -> int:
         """The lock's number: advisory locks belong to a database, so schema, prefix and share make it unique."""
@@ -205,9 +218,13 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
     def _heartbeat(self, connection: Connection, *, needed: bool = False) -> None:
-        if needed or time.monotonic() - self._alive_at > self._idle_timeout / HEARTBEATS:
+        if needed or self._is_silent():
             connection.exec_driver_sql("SELECT 1")
             self._alive_at = time.monotonic()
+
+    def _is_silent(self) -> bool:
+        """Whether the server should hear of this relay again."""
+        return time.monotonic() - self._alive_at > self._idle_timeout / HEARTBEATS
 
     def _on_notify(self, _: object) -> None:
         self._notified = True
@@ -223,7 +240,7 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             raise
 
     def _drop(self) -> None:
-        connection, self._connection, self._held = self._connection, None, False
+        connection, self._connection, self._direct, self._held = self._connection, None, None, False
         self._turns.lost(self._share)
         if connection is not None:
             # Closed, not given back to the pool, where it would keep the lock; and without asking the server for
@@ -240,13 +257,6 @@ class PostgresqlRelayQueue(SqlRelayQueue):
             self._alive_at = time.monotonic()
 
     _writing = _reading
-
-
-@lru_cache(maxsize=64)
-def _numbered(query: str) -> bytes:
-    """A query with numbers for its marks, as it goes to the driver past SQLAlchemy."""
-    first, *parts = query.split("%s")
-    return "".join([first, *(f"${n}{part}" for n, part in enumerate(parts, start=1))]).encode()
 
 
 def _binary_cursor(connection: Any, **options: Any) -> Any:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, select, text
 
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip, nothing
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Page, Skip, nothing
 from kafkasaga.stores.bulk import Sql, types
 from kafkasaga.stores.relay_share import Share
 from kafkasaga.stores.schema import Tables
 
-_HIGHEST: Final = 2**63 - 1
+HIGHEST: Final = 2**63 - 1
 
 _COLUMNS: Final = "id, {message_id}, topic, key, payload, headers"
 _LENGTH: Final = "id, length(payload) AS length"
@@ -26,7 +27,7 @@ _SUMS: Final = """SELECT id, coalesce(sum(length) OVER preceding, 0) AS before F
 WINDOW preceding AS (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
 """Sums over ids and lengths only: neither database reads a large payload to tell its length."""
 
-_row: Final[Callable[[type[OutboxRow], tuple[Any, ...]], OutboxRow]] = cast("Any", tuple).__new__
+as_row: Final[Callable[[tuple[Any, ...]], OutboxRow]] = partial(cast("Any", tuple).__new__, OutboxRow)
 """As ``OutboxRow._make`` does it; but that is a call into Python for each row."""
 
 Fetch = Callable[[Connection, str, Sequence[Any]], list[tuple[Any, ...]]]
@@ -64,19 +65,19 @@ class OutboxReader:
         if share.condition:
             self._blocked = self._blocked.where(text(share.condition))
 
-    def fetch(
-        self, connection: Connection, after: int, limit: int, upto: int | None, size: int | None, skip: Skip
-    ) -> list[OutboxRow]:
-        wanted, values = self._wanted(skip)
-        values = [after, _HIGHEST if upto is None else upto, *values]
-        if size is None:
-            query, values = self._page(self._columns, wanted), [*values, limit]
-        else:
-            sums = _SUMS.format(lengths=self._page(_LENGTH, wanted))
-            end = f"SELECT max(id) FROM ({sums}) AS sums WHERE before < {self._mark}"  # noqa: S608 (our own text)
-            query = self._page(self._columns, f"{wanted} AND id <= ({end})")
-            values = [*values, *values, limit, size, limit]
-        return [_row(OutboxRow, values) for values in self._fetch(connection, query, values)]
+    def fetch(self, connection: Connection, page: Page) -> list[OutboxRow]:
+        return list(map(as_row, self._fetch(connection, *self.query(page))))
+
+    def query(self, page: Page) -> tuple[str, list[Any]]:
+        """The statement that reads a page, with its marks, and its parameters."""
+        wanted, values = self._wanted(page.skip)
+        values = [page.after, HIGHEST if page.upto is None else page.upto, *values]
+        if page.size is None:
+            return self._page(self._columns, wanted), [*values, page.limit]
+        sums = _SUMS.format(lengths=self._page(_LENGTH, wanted))
+        end = f"SELECT max(id) FROM ({sums}) AS sums WHERE before < {self._mark}"  # noqa: S608 (our own text)
+        query = self._page(self._columns, f"{wanted} AND id <= ({end})")
+        return query, [*values, *values, page.limit, page.size, page.limit]
 
     def _page(self, columns: str, wanted: str) -> str:
         return f"SELECT {columns} FROM {self._table} WHERE {wanted} ORDER BY id LIMIT {self._mark}"  # noqa: S608 (our own text)
@@ -134,10 +135,15 @@ class SqlRelayQueue:
         """Execute a query that is written for the driver; what it returns, with ids as bytes."""
         raise NotImplementedError
 
-    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None]) -> None:
+    def _read(self, page: Page) -> list[OutboxRow]:
+        with self._reading() as connection:
+            return self._reader.fetch(connection, page)
+
+    def _remove(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None], then: Page | None) -> list[OutboxRow]:
         meanwhile()
         with self._writing() as connection:
             self._reader.delete(connection, rows)
+        return [] if then is None else self._read(then)
 
     def _reading(self) -> AbstractContextManager[Connection]:
         """A connection without an open transaction; raises DatabaseUnavailable if the queue is not held."""
@@ -151,20 +157,21 @@ class SqlRelayQueue:
         self, after: int, limit: int, upto: int | None = None, size: int | None = None, skip: Skip = SKIP_NOTHING
     ) -> list[OutboxRow]:
         """One statement."""
-        with self._reading() as connection:
-            return self._reader.fetch(connection, after, limit, upto, size, skip)
+        return self._read(Page(after, limit, upto, size, skip))
 
     def last(self) -> int:
         """One statement."""
         with self._reading() as connection:
             return self._reader.last(connection)
 
-    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
-        """One statement."""
+    def delete(
+        self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing, then: Page | None = None
+    ) -> list[OutboxRow]:
+        """One statement; and one for the page."""
         if rows:
-            self._remove(rows, meanwhile)
-        else:
-            meanwhile()
+            return self._remove(rows, meanwhile, then)
+        meanwhile()
+        return [] if then is None else self._read(then)
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         """One statement."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from random import Random
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from kafkasaga.errors import DatabaseUnavailable
 from kafkasaga.messages import Envelope, write_headers
-from kafkasaga.ports import OutboxRow, RelayQueue, Skip
-from kafkasaga.stores import SqlStore, create_store
+from kafkasaga.ports import OutboxRow, Page, RelayQueue, Skip
+from kafkasaga.stores import SqlStore, create_store, wake
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
 from tests.contract.stores.store_kit import Threads, counted_statements, until
@@ -78,6 +79,42 @@ class TestRows:
         assert len(statements) == 2
         assert ids(queue) == sent[2:]
         assert store.unsent([*sent, uuid4()]) == {sent[2]}
+
+    def test_a_delete_reads_the_page_that_is_asked_for(self, store: SqlStore, queue: RelayQueue) -> None:
+        sent = publish(store, *[envelope(payload=b"x" * 10) for _ in range(7)])
+        rows = queue.fetch(0, 2)
+        done: list[str] = []
+        with counted_statements(store) as statements:
+            found = queue.delete(rows, lambda: done.append("meanwhile"), Page(rows[1].position, 3, None, 1000))
+        assert [row.message_id for row in found] == sent[2:5]
+        assert done == ["meanwhile"]
+        assert len(statements) == 2
+        assert queue.delete(rows, lambda: done.append("again"), Page(0, 10, None, 1000)) == queue.fetch(0, 10)
+        assert done == ["meanwhile", "again"]
+        assert queue.delete([], then=Page(0, 2)) == queue.fetch(0, 2)
+        assert ids(queue) == sent[2:]
+
+    def test_i14_large_rows_among_small_ones_are_read_in_order_and_bound_the_page(
+        self, store: SqlStore, queue: RelayQueue
+    ) -> None:
+        """However large they are, and whatever the pages before were like."""
+        random = Random(14)
+        sizes = [random.choice((0, 1, 10, 50, 51, 99, 100, 101, 1000)) for _ in range(200)]
+        payloads = [None if size == 0 else b"x" * size for size in sizes]
+        sent = publish(store, *[envelope(payload=payload) for payload in payloads])
+        after, read = 0, list[OutboxRow]()
+        for _ in range(200):
+            limit, size = random.choice(((4, 200), (50, 5000), (10, 100), (3, 2)))
+            rows = queue.fetch(after, limit, None, size)
+            if not rows:
+                break
+            assert len(rows) <= limit
+            assert sum(row.size for row in rows[:-1]) < size
+            assert len(rows) == limit or sum(row.size for row in rows) >= size or rows[-1].message_id == sent[-1]
+            read += rows
+            after = rows[-1].position
+        assert [row.message_id for row in read] == sent
+        assert [row.payload for row in read] == payloads
 
     def test_a33_a_position_that_another_message_has_by_now_is_not_deleted(
         self, store: SqlStore, queue: RelayQueue
@@ -333,6 +370,62 @@ class TestWake:
             waiting.result()
             queue.close()
             store.close()
+
+    def test_who_commits_sends_the_notification_and_waits_for_nobody(self, postgres_store: SqlStore) -> None:
+        """Once there is a connection; each commit is told of, also while the last notification is not answered."""
+        channel = listening_channel(postgres_store)
+        notifier = wake.notifier(postgres_store.engine)
+        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            driver = listener.connection.driver_connection
+            assert driver is not None
+
+            def heard() -> bool:
+                return bool(list(driver.notifies(timeout=20, stop_after=1)))
+
+            publish(postgres_store, envelope())
+            assert heard()
+            until(lambda: notifier._line is not None)
+            line = notifier._line
+            for _ in range(3):
+                publish(postgres_store, envelope())
+                assert heard()
+            assert notifier._line is line, "the thread slept"
+            for _ in range(200):
+                wake.wake(postgres_store.engine, postgres_store.tables)
+            assert heard()
+            until(lambda: not list(driver.notifies(timeout=0.2)))
+            publish(postgres_store, envelope())
+            assert heard()
+
+    def test_a_notifier_whose_connection_was_lost_connects_again(self, postgres_store: SqlStore) -> None:
+        channel = listening_channel(postgres_store)
+        notifier = wake.notifier(postgres_store.engine)
+        publish(postgres_store, envelope())
+        until(lambda: notifier._line is not None)
+        assert notifier._line is not None
+        pid = notifier._line._server.backend_pid
+        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+            listener.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 10000)")
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            driver = listener.connection.driver_connection
+            assert driver is not None
+
+            def heard() -> bool:  # a wake-up or two are lost with the connection
+                publish(postgres_store, envelope())
+                return bool(list(driver.notifies(timeout=0.5, stop_after=1)))
+
+            until(heard)
+
+    def test_a_fork_sends_nothing_on_its_parents_connection(self, postgres_store: SqlStore) -> None:
+        notifier = wake.notifier(postgres_store.engine)
+        publish(postgres_store, envelope())
+        until(lambda: notifier._line is not None)
+        line = notifier._line
+        assert line is not None
+        line._process += 1
+        assert not line.send("kafkasaga_channel")
+        assert not line.settle()
 
     def test_a_thread_that_cannot_be_started_does_not_spoil_the_commit(
         self, postgres_store: SqlStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from kafkasaga import Outbox, Service
 from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
-from kafkasaga.ports import Failures, OutboxRow, RelayQueue, SendError
+from kafkasaga.ports import Failures, OutboxRow, Page, RelayQueue, SendError, nothing
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.relay_blocks import LOOK_FOR_ABSENT, MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
 from kafkasaga.runtime.relay_stream import PATIENCE
@@ -49,6 +49,14 @@ class Queue:
     def __init__(self, node: Node, **hooks: Callable[..., Any]) -> None:
         self._queue: RelayQueue = node.store.relay_queue()
         self._hooks = hooks
+
+    def delete(
+        self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing, then: Page | None = None
+    ) -> Any:
+        """A page that is read with it is read all the same."""
+        found = self.__getattr__("delete")(rows, meanwhile, then)
+        hook = self._hooks.get("fetch")
+        return found if hook is None or then is None else hook(lambda *_: found, *then)
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._queue, name)
@@ -110,6 +118,60 @@ def test_rows_of_one_key_leave_together_while_all_goes_well(node: Node, broker: 
     node.relay.step()
     assert sent(broker, "t", "hot") == [str(n) for n in range(500)]
     assert node.count("outbox") == 0
+
+
+def publish_with(relay: Relay, node: Node, topic: str) -> None:
+    """Have it publish a row of a topic, which is trusted then."""
+    put(node, topic, "first", "first")
+    until(lambda: node.count("outbox") == 0, relay.step)
+
+
+@pytest.mark.parametrize("pages", [6, 60])
+def test_a_backlog_takes_one_round_trip_for_each_page(node: Node, broker: MemoryBroker, pages: int) -> None:
+    alone: list[Page] = []
+    with_a_delete: list[Page | None] = []
+
+    def fetch(real: Callable[..., Sequence[OutboxRow]], *args: Any) -> Sequence[OutboxRow]:
+        alone.append(Page(*args))
+        return real(*args)
+
+    def delete(real: Callable[..., Any], *args: Any) -> Any:
+        with_a_delete.append(args[2])
+        return real(*args)
+
+    relay = node.new_relay(Queue(node, fetch=fetch, delete=delete), window=12)
+    publish_with(relay, node, "t")
+    put_many(node, "t", 4 * pages)
+    alone.clear()
+    with_a_delete.clear()
+    until(lambda: node.count("outbox") == 0, relay.step)
+    assert sent(broker, "t") == ["first", *["x"] * 4 * pages]
+    assert len(with_a_delete) == pages
+    read_with_it = [page for page in with_a_delete if page is not None]
+    others = [(page.after, page.upto) for page in alone if page not in read_with_it]
+    top = 1 + 4 * pages
+    # The first page; the next one, in a sweep that knows its end; the one behind it, while that one is under way; and
+    # the sweep that finds what was committed late.
+    assert others == [(0, None), (0, top), (13, top), (0, top)]
+
+
+def test_a_lone_row_is_read_once_and_deleted_once(node: Node, broker: MemoryBroker) -> None:
+    asked: list[str] = []
+
+    def noting(name: str) -> Callable[..., Any]:
+        def note(real: Callable[..., Any], *args: Any) -> Any:
+            asked.append(name)
+            return None if name == "wait" else real(*args)
+
+        return note
+
+    relay = node.new_relay(Queue(node, **{name: noting(name) for name in ("last", "fetch", "delete", "wait")}))
+    publish_with(relay, node, "t")
+    asked.clear()
+    put(node, "t", "k", "1")
+    relay.step()
+    assert asked == ["fetch", "delete", "wait"]
+    assert sent(broker, "t", "k") == ["1"]
 
 
 def test_a09_a_row_that_is_refused_in_a_stream_blocks_its_lane_only(node: Node, broker: MemoryBroker) -> None:
@@ -658,7 +720,7 @@ def test_a11_the_oldest_rows_go_first_however_many_come(node: Node, broker: Memo
 
     for n in range(40):
         put(node, "t", f"old{n}", str(n))
-    relay = node.new_relay(Queue(node, fetch=fetch), window=8)
+    relay = node.new_relay(Queue(node, fetch=fetch), window=12)
     for _ in range(20):
         relay.step()
     everything = sent(broker, "t")

@@ -101,6 +101,6 @@ def test_i14_a_relay_needs_no_more_memory_for_three_times_the_backlog(sqlite_url
     producer = Slow()
     producer.acknowledges = True
     node = node_with(producer, sqlite_url)
-    small, large = peak(node, producer, 4_500), peak(node, producer, 13_500)
+    small, large = peak(node, producer, 6_500), peak(node, producer, 19_500)
     assert large < 1.3 * small, f"{large:,} bytes after {small:,}"
     node.store.close()

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Skip, nothing
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Page, Skip, nothing
 from kafkasaga.testing.memory.locks import Waiting
 from kafkasaga.testing.memory.tables import Tables
 
@@ -70,7 +70,9 @@ class MemoryRelayQueue:
             self._still_mine()
             return max(self._tables.outbox, default=0)
 
-    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
+    def delete(
+        self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing, then: Page | None = None
+    ) -> list[OutboxRow]:
         meanwhile()
         with self._waiting.guard:
             self._still_mine()
@@ -78,6 +80,7 @@ class MemoryRelayQueue:
                 stored = self._tables.outbox.get(row.position)
                 if stored is not None and stored.id == row.id:
                     del self._tables.outbox[row.position]
+        return [] if then is None else self.fetch(*then)
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         with self._waiting.guard:

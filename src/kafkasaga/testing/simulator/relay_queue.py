@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import SKIP_NOTHING, OutboxRow, RelayQueue, Skip, nothing
+from kafkasaga.ports import SKIP_NOTHING, OutboxRow, Page, RelayQueue, Skip, nothing
 
 if TYPE_CHECKING:
     from kafkasaga.testing.simulator.process import Process
@@ -42,13 +42,18 @@ class WorldRelayQueue:
         self._answers()
         return self._inner.last()
 
-    def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing) -> None:
+    def delete(
+        self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None] = nothing, then: Page | None = None
+    ) -> list[OutboxRow]:
         meanwhile()
         self._process.point("before outbox delete")
         self._answers()
-        self._inner.delete(rows)
+        found = self._inner.delete(rows, nothing, then)
         self._world.change(progress=True)
         self._process.point("after outbox delete")
+        if found:
+            self._process.point("after outbox read")
+        return found
 
     def block(self, rows: Sequence[tuple[OutboxRow, str]]) -> None:
         self._answers()
