@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from operator import itemgetter
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -91,8 +92,8 @@ class SagaChange:
     """The timer has fired: it must be set anew even if only to a later time."""
 
 
-read_headers: Final[Callable[[str], dict[str, str]]] = from_json
-"""A message's headers from their text in the outbox."""
+read_headers: Final[Callable[[str], dict[str, str]]] = partial(from_json, cache_strings="keys")
+"""A message's headers from their text in the outbox. Names come again and again, values such as ids do not."""
 
 
 class OutboxRow(NamedTuple):

@@ -371,6 +371,17 @@ class TestWake:
             queue.close()
             store.close()
 
+    def test_a_notification_that_comes_with_the_answer_to_a_statement_ends_the_next_wait(
+        self, postgres_store: SqlStore
+    ) -> None:
+        queue = postgres_store.relay_queue()
+        assert isinstance(queue, PostgresqlRelayQueue)
+        assert queue.acquire()
+        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(f"NOTIFY {queue._target.channel}")
+        until(lambda: not queue.fetch(0, 1, None, 100) and woken(queue))  # nobody looks at the connection but to read
+        queue.close()
+
     def test_who_commits_sends_the_notification_and_waits_for_nobody(self, postgres_store: SqlStore) -> None:
         """Once there is a connection; each commit is told of, also while the last notification is not answered."""
         channel = listening_channel(postgres_store)
