@@ -32,16 +32,14 @@ class DirectReader:
         self._reader, self._direct = reader, direct
         outbox = sql.name("outbox")
         ours = f" AND {share.condition}" if share.condition else ""
-        # ruff: noqa: S608 - our own text
-        self._small = (
-            f"SELECT id, uuid_send(message_id), topic, key, CASE WHEN {_LARGE} THEN NULL ELSE payload END, "
-            f"CASE WHEN {_LARGE} THEN NULL ELSE headers END FROM {outbox} "
-            f"WHERE id > $1 AND id <= $2{ours} ORDER BY id LIMIT $3"
-        ).encode()
+        contents = f"CASE WHEN {_LARGE} THEN NULL ELSE payload END, CASE WHEN {_LARGE} THEN NULL ELSE headers END"
+        where = f"WHERE id > $1 AND id <= $2{ours} ORDER BY id LIMIT $3"
+        small = f"SELECT id, uuid_send(message_id), topic, key, {contents} FROM {outbox} {where}"  # noqa: S608 (our own text)
+        self._small = small.encode()
         # Where both lists contain a row's values, they are those of one pair: only a restored database has used a
         # position again, and then the id is in neither. A join with pairs takes twice as long.
         where = "WHERE id = ANY($1::bigint[]) AND message_id = ANY($2::uuid[])"
-        self._delete = f"DELETE FROM {outbox} {where}".encode()
+        self._delete = f"DELETE FROM {outbox} {where}".encode()  # noqa: S608 (our own text)
         self._expects_large = False
         """Whether a row of the last page was larger than its share."""
 
