@@ -11,7 +11,7 @@ from tests.faults.test_sigkill_services import read
 from tests.integration.runtime_kit import Broker, Shop, shop_on, until
 from tests.support import KafkaServer
 
-ROWS, KEYS, KILLS = 6_000, 20, 2
+ROWS, KEYS, KILLS = 30_000, 20, 2
 
 
 @pytest.fixture
