@@ -1,37 +1,20 @@
 """The order system's participants with batch handlers: the same tables, messages and outcomes, in bulk SQL.
 
-Each function does for many messages what its namesake in ``kafkasaga.examples.order_system`` does for one. The
-statements take arrays, so their texts are the same for any number of messages: compiled once, prepared once.
+Each function does for many messages what its namesake in ``kafkasaga.examples.order_system`` does for one, in one
+statement, or two where Python decides. Statements take arrays, so their texts are the same for any number of messages:
+compiled once, prepared once. Stock is always locked in the order of its sku: two batches cannot dead-lock.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Integer,
-    Numeric,
-    String,
-    Table,
-    TableValuedAlias,
-    Uuid,
-    any_,
-    bindparam,
-    case,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.orm import DeclarativeBase, Session
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from kafkasaga import Service
 from kafkasaga.examples.order_system.contracts import (
@@ -50,65 +33,47 @@ from kafkasaga.examples.order_system.contracts import (
     ReleaseInventory,
     ReserveInventory,
 )
-from kafkasaga.examples.order_system.inventory import Held, Reservation, Stock
-from kafkasaga.examples.order_system.order import ENDED, Change, Order, Status
-from kafkasaga.examples.order_system.payment import Card, Charge, Refund
+from kafkasaga.examples.order_system.inventory import Held
+from kafkasaga.examples.order_system.order import Status
 
 inventory, payment, order = Service("inventory"), Service("payment"), Service("order")
 Counts = Mapping[str, int]
 
-
-def _any_of(name: str, type: TypeEngine[Any]) -> ColumnElement[Any]:
-    return any_(bindparam(name, type_=ARRAY(type)))
-
-
-def _rows(**columns: TypeEngine[Any]) -> TableValuedAlias:
-    """A table of parameters: an array for each column."""
-    arrays = [bindparam(f"each_{name}", type_=ARRAY(type)) for name, type in columns.items()]
-    return func.unnest(*arrays).table_valued(*columns).render_derived()
-
-
-def _table(entity: type[DeclarativeBase]) -> Table:
-    """What bulk SQL writes to: nothing is in the session that it would have to keep in step."""
-    return entity.metadata.tables[entity.__tablename__]
-
-
 # ---- inventory ----------------------------------------------------------------------------------------------------
 
-_LOCK = (
-    select(Stock.sku, Stock.available)
-    .where(Stock.sku == _any_of("skus", String()))
-    .order_by(Stock.sku)
-    .with_for_update()
-)
-_held = _rows(order_id=Uuid(), sku=String(), quantity=Integer())
-_RESERVE = insert(_table(Reservation)).from_select(
-    ["order_id", "sku", "quantity", "status"],
-    select(_held.c.order_id, _held.c.sku, _held.c.quantity, bindparam("how", type_=Reservation.status.type)),
-    include_defaults=False,
-)
-_END = (
-    update(_table(Reservation))
-    .where(Reservation.order_id == _any_of("order_ids", Uuid()), Reservation.status == Held.RESERVED)
-    .values(status=bindparam("how", type_=Reservation.status.type))
-    .returning(Reservation.sku, Reservation.quantity)
-)
-_moved = _rows(sku=String(), number=Integer())
-_MOVE_STOCK = (
-    update(_table(Stock))
-    .where(Stock.sku == _moved.c.sku)
-    .values(
-        {
-            column.key: column + bindparam(f"by_{column.key}", type_=Integer()) * _moved.c.number
-            for column in (Stock.available, Stock.reserved, Stock.sold)
-        }
+_LOCK = text("SELECT sku, available FROM stock WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE")
+_RESERVE = text("""
+    WITH r AS (
+        SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:skus AS text[]), CAST(:quantities AS int[]))
+        AS r(order_id, sku, quantity)
+    ),
+    held AS (
+        INSERT INTO reservation (order_id, sku, quantity, status) SELECT order_id, sku, quantity, 'RESERVED' FROM r
     )
-)
+    UPDATE stock AS s SET available = s.available - taken.number, reserved = s.reserved + taken.number
+    FROM (SELECT sku, sum(quantity) AS number FROM r GROUP BY sku) AS taken WHERE s.sku = taken.sku
+""")
+_END = text("""
+    WITH ended AS (
+        UPDATE reservation SET status = CAST(:how AS held)
+        WHERE order_id = ANY(:order_ids) AND status = 'RESERVED' RETURNING sku, quantity
+    ),
+    freed AS MATERIALIZED (
+        SELECT s.sku, e.number FROM (SELECT sku, sum(quantity) AS number FROM ended GROUP BY sku) AS e
+        JOIN stock AS s USING (sku) ORDER BY s.sku FOR UPDATE OF s
+    )
+    UPDATE stock AS s SET
+        reserved = s.reserved - freed.number,
+        available = s.available + CASE :how WHEN 'RELEASED' THEN freed.number ELSE 0 END,
+        sold = s.sold + CASE :how WHEN 'SOLD' THEN freed.number ELSE 0 END
+    FROM freed WHERE s.sku = freed.sku
+""")
 
 
 @inventory.batch_handler
 def reserve(commands: list[ReserveInventory], session: Session) -> list[InventoryReserved | InventoryFailed]:
-    left = _lock(session, {line.sku for command in commands for line in command.lines})
+    skus = {line.sku for command in commands for line in command.lines}
+    left = {row.sku: row.available for row in session.execute(_LOCK, {"skus": list(skus)})}
     taken: Counter[str] = Counter()
     held: list[tuple[UUID, str, int]] = []
     answers: list[InventoryReserved | InventoryFailed] = []
@@ -121,58 +86,36 @@ def reserve(commands: list[ReserveInventory], session: Session) -> list[Inventor
             held.append((command.order_id, line.sku, line.quantity))
         answers.append(InventoryReserved(order_id=command.order_id))
     if held:
-        session.execute(_RESERVE, {"how": Held.RESERVED, **_columns(("order_id", "sku", "quantity"), held)})
-        _move_stock(session, taken, available=-1, reserved=1)
+        session.execute(_RESERVE, _columns(("order_ids", "skus", "quantities"), held))
     return answers
 
 
 @inventory.batch_handler
 def release(commands: list[ReleaseInventory], session: Session) -> list[InventoryReleased]:
-    freed = _end(session, [command.order_id for command in commands], Held.RELEASED)
-    _move_stock(session, freed, available=1, reserved=-1)
+    session.execute(_END, {"order_ids": [command.order_id for command in commands], "how": Held.RELEASED.name})
     return [InventoryReleased(order_id=command.order_id) for command in commands]
 
 
 @inventory.batch_handler
 def sell(events: list[OrderCompleted], session: Session) -> list[None]:
-    gone = _end(session, [event.order_id for event in events], Held.SOLD)
-    _move_stock(session, gone, reserved=-1, sold=1)
+    session.execute(_END, {"order_ids": [event.order_id for event in events], "how": Held.SOLD.name})
     return [None] * len(events)
-
-
-def _lock(session: Session, skus: Collection[str]) -> dict[str, int]:
-    """How many of each there are, locked in the order of their sku: two batches cannot dead-lock."""
-    return {row.sku: row.available for row in session.execute(_LOCK, {"skus": list(skus)})}
 
 
 def _short(lines: Lines, left: Counts, taken: Counts) -> list[str]:
     return sorted(line.sku for line in lines if left.get(line.sku, 0) - taken.get(line.sku, 0) < line.quantity)
 
 
-def _end(session: Session, order_ids: Collection[UUID], how: Held) -> Counter[str]:
-    """End what these orders hold; how many of each product that was."""
-    counted: Counter[str] = Counter()
-    for sku, quantity in session.execute(_END, {"order_ids": list(order_ids), "how": how}):
-        counted[sku] += quantity
-    return counted
-
-
-def _move_stock(session: Session, counted: Counts, *, available: int = 0, reserved: int = 0, sold: int = 0) -> None:
-    if counted:
-        _lock(session, counted.keys())
-        signs = {"by_available": available, "by_reserved": reserved, "by_sold": sold}
-        session.execute(_MOVE_STOCK, {"each_sku": list(counted), "each_number": list(counted.values()), **signs})
-
-
 # ---- payment ------------------------------------------------------------------------------------------------------
 
-_LIMITS = select(Card.customer_id, Card.limit).where(Card.customer_id == _any_of("customers", String()))
-_charged = _rows(order_id=Uuid(), customer_id=String(), amount=Numeric())
-_CHARGE = insert(_table(Charge)).from_select(["order_id", "customer_id", "amount"], select(_charged))
-_REFUND = insert(_table(Refund)).from_select(
-    ["order_id", "amount"],
-    select(Charge.order_id, Charge.amount).where(Charge.order_id == _any_of("order_ids", Uuid())),
-)
+_LIMITS = text('SELECT customer_id, "limit" FROM card WHERE customer_id = ANY(:customers)')
+_CHARGE = text("""
+    INSERT INTO charge (order_id, customer_id, amount)
+    SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:customers AS text[]), CAST(:amounts AS numeric[]))
+""")
+_REFUND = text("""
+    INSERT INTO refund (order_id, amount) SELECT order_id, amount FROM charge WHERE order_id = ANY(:order_ids)
+""")
 
 
 @payment.batch_handler
@@ -190,7 +133,7 @@ def pay(commands: list[ProcessPayment], session: Session) -> list[PaymentSucceed
         charged.append((command.order_id, command.customer_id, command.amount))
         answers.append(PaymentSucceeded(order_id=command.order_id))
     if charged:
-        session.execute(_CHARGE, _columns(("order_id", "customer_id", "amount"), charged))
+        session.execute(_CHARGE, _columns(("order_ids", "customers", "amounts"), charged))
     return answers
 
 
@@ -202,47 +145,43 @@ def refund(commands: list[RefundPayment], session: Session) -> list[PaymentRefun
 
 # ---- order --------------------------------------------------------------------------------------------------------
 
-_changed = _rows(order_id=Uuid())
-_NOTE = insert(_table(Change)).from_select(
-    ["order_id", "status", "at"],
-    select(_changed.c.order_id, bindparam("as", type_=Change.status.type), bindparam("at_", type_=Change.at.type)),
-)
-_told = _rows(order_id=Uuid(), reason=String(), total=Numeric())
-_ended = Order.status.in_(ENDED)
-_MOVE_ORDERS = (
-    update(_table(Order))
-    .where(Order.id == _told.c.order_id)
-    .values(
-        status=case((_ended, Order.status), else_=bindparam("as", type_=Order.status.type)),
-        reason=case((_ended, Order.reason), else_=_told.c.reason),
-        total=func.coalesce(_told.c.total, Order.total),
+_MOVE = text("""
+    WITH told AS (
+        SELECT * FROM unnest(CAST(:order_ids AS uuid[]), CAST(:reasons AS text[]), CAST(:totals AS numeric[]))
+        AS told(order_id, reason, total)
+    ),
+    noted AS (
+        INSERT INTO order_history (order_id, status, at) SELECT order_id, CAST(:status AS status), :at FROM told
     )
-)
+    UPDATE customer_order AS o SET
+        status = CASE WHEN o.status = ANY(ended) THEN o.status ELSE CAST(:status AS status) END,
+        reason = CASE WHEN o.status = ANY(ended) THEN o.reason ELSE told.reason END,
+        total = coalesce(told.total, o.total)
+    FROM told, (SELECT CAST('{REJECTED,COMPLETED,CANCELLED}' AS status[]) AS ended) AS which
+    WHERE o.id = told.order_id
+""")
 
 
 @order.batch_handler
 def created(events: list[OrderCreated], session: Session) -> list[None]:
-    return _move_orders(session, Status.CREATED, [(event.order_id, None, event.total) for event in events])
+    return _move(session, Status.CREATED, [(event.order_id, None, event.total) for event in events])
 
 
 @order.batch_handler
 def completed(events: list[OrderCompleted], session: Session) -> list[None]:
-    return _move_orders(session, Status.COMPLETED, [(event.order_id, None, None) for event in events])
+    return _move(session, Status.COMPLETED, [(event.order_id, None, None) for event in events])
 
 
 @order.batch_handler
 def cancelled(events: list[OrderCancelled], session: Session) -> list[None]:
-    return _move_orders(session, Status.CANCELLED, [(event.order_id, event.reason, None) for event in events])
+    return _move(session, Status.CANCELLED, [(event.order_id, event.reason, None) for event in events])
 
 
-def _move_orders(
-    session: Session, status: Status, told: Sequence[tuple[UUID, str | None, Decimal | None]]
-) -> list[None]:
-    columns = _columns(("order_id", "reason", "total"), told)
-    session.execute(_NOTE, {"each_order_id": columns["each_order_id"], "as": status, "at_": datetime.now(UTC)})
-    session.execute(_MOVE_ORDERS, {"as": status, **columns})
+def _move(session: Session, status: Status, told: Sequence[tuple[UUID, str | None, Decimal | None]]) -> list[None]:
+    columns = _columns(("order_ids", "reasons", "totals"), told)
+    session.execute(_MOVE, {"status": status.name, "at": datetime.now(UTC), **columns})
     return [None] * len(told)
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, list[object]]:
-    return {f"each_{name}": list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
