@@ -21,14 +21,8 @@ def record_of(message: Message[Any, Any]) -> Record:
 
     Of headers that repeat a name the last one counts; a header without a value is an empty one.
     """
-    return Record(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        key=message.key(),
-        value=message.value(),
-        headers=_headers(message),
-    )
+    topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
+    return Record(topic, partition, offset, message.key(), message.value(), _headers(message))
 
 
 def _headers(message: Message[Any, Any]) -> dict[str, bytes]:
@@ -37,4 +31,7 @@ def _headers(message: Message[Any, Any]) -> dict[str, bytes]:
         found = cast("list[tuple[str, bytes | None]]", _read_headers(message) or [])
     except (SystemError, UnicodeDecodeError):
         return {UNREADABLE: NOT_TEXT}
-    return {name: value or b"" for name, value in found}
+    headers = dict(found)
+    if None in headers.values():
+        return {name: value or b"" for name, value in found}
+    return cast("dict[str, bytes]", headers)

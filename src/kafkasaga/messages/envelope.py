@@ -164,12 +164,12 @@ def read_attributes(record: Record) -> Attributes:
         identity = read_id(given) or derived(NAMESPACE, given)
     type, content_type = headers.get("ce_type"), headers.get("content-type")
     return Attributes(
-        id=identity,
-        source=source,
-        type=record.topic if type is None else _word(type),
-        content_type="application/json" if content_type is None else _word(content_type),
-        saga=_saga(headers),
-        traceparent=_traceparent(headers.get("traceparent")),
+        identity,
+        source,
+        record.topic if type is None else _word(type),
+        "application/json" if content_type is None else _word(content_type),
+        _saga(headers),
+        _traceparent(headers.get("traceparent")),
     )
 
 
@@ -208,27 +208,39 @@ _GENERATION = re.compile(r"[0-9]{1,9}")
 
 
 def _saga(headers: Mapping[str, bytes]) -> SagaContext | None:
-    given = headers.get("ce_sagaid")
+    find = headers.get
+    given = find("ce_sagaid")
     saga_id = None if given is None else read_id(_text(given))
     if saga_id is None:
         return None
-    step = _word(headers.get("ce_sagastep", b""))
-    generation = _word(headers.get("ce_sagageneration", b""))
-    operation = _OPERATIONS.get(_word(headers.get("ce_sagaoperation", b"")))
+    texts = (
+        find("ce_saganame", b""),
+        find("ce_sagastep", b""),
+        find("ce_sagageneration", b""),
+        find("ce_sagaoperation", b""),
+        find("ce_sagafailures", b""),
+        find("ce_sagamark", b""),
+    )
+    place = (_remembered_place if sum(map(len, texts)) <= 2 * LONGEST_NAME else _place)(*texts)
+    if place is None:
+        return None
+    saga, step, generation, operation, failures, mark = place
+    command = find("ce_sagacommandid")
+    command_id = None if command is None else read_id(_text(command))
+    return SagaContext(saga, saga_id, step, generation, operation, command_id, failures, mark)
+
+
+def _place(
+    name: bytes, step_path: bytes, number: bytes, asked: bytes, failures: bytes, mark: bytes
+) -> tuple[str, str, int, Operation, tuple[str, ...], Mark | None] | None:
+    """What the messages of one step have in common; None if it is no step of a saga."""
+    step, generation, operation = _text(step_path), _text(number), _OPERATIONS.get(_text(asked))
     if operation is None or not 0 < len(step) <= LONGEST_NAME or not _GENERATION.fullmatch(generation):
         return None
-    command, mark = headers.get("ce_sagacommandid"), headers.get("ce_sagamark")
-    failures = headers.get("ce_sagafailures")
-    return SagaContext(
-        saga=_word(headers.get("ce_saganame", b"")),
-        saga_id=saga_id,
-        step=step,
-        generation=int(generation),
-        operation=operation,
-        command_id=None if command is None else read_id(_text(command)),
-        failures=() if failures is None else tuple(_text(failures).split()),
-        mark=None if mark is None else _MARKS.get(_text(mark)),
-    )
+    return _text(name), step, int(generation), operation, tuple(_text(failures).split()), _MARKS.get(_text(mark))
+
+
+_remembered_place = lru_cache(maxsize=1024)(_place)
 
 
 def _text(value: bytes) -> str:

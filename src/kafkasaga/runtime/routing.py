@@ -81,7 +81,7 @@ class Task:
         key = self.record.key
         return None if key is None else ParkedKey(self.consumer, self.record.topic, key[:LONGEST_LANE])
 
-    @property
+    @kept
     def command_of(self) -> SagaContext | None:
         """The saga that asks for something by it, if the barrier stands before it; None for any other message."""
         route, context = self.route, self.attributes.saga
