@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from kafkasaga.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, TopicsError
 from kafkasaga.kafka import KafkaConsumer, Topics, create_topics, missing_topics
+from kafkasaga.messages import Record
 from kafkasaga.ports import TopicPartition
 from tests.contract.kafka_kit import WITHIN, Broker, Member, child, fill, unique, until
 
@@ -32,6 +34,21 @@ def test_messages_are_read_again_when_nothing_was_stored(broker: Broker) -> None
     for _ in range(2):
         with Member(broker, group, [topic]) as member:
             assert [record.value for record in member.read(2)] == [b"1", b"2"]
+
+
+def test_who_gathers_takes_what_comes_behind_the_first_record(broker: Broker) -> None:
+    topic = broker.topic(1)
+    with Member(broker, unique("group"), [topic]) as member, ThreadPoolExecutor() as threads:
+        member.joined()
+        limit = 4  # two records, and the end of the partition before and between them, which counts like one
+
+        def first() -> list[Record]:
+            return member.consumer.poll(limit, WITHIN, WITHIN) or first()
+
+        batch = threads.submit(first)
+        for value in (b"1", b"2", b"3", b"4"):
+            fill(broker, topic, [value])
+        assert [record.value for record in batch.result(WITHIN)][:2] == [b"1", b"2"]
 
 
 def test_positions_given_at_assignment_win_over_the_groups_offsets(broker: Broker) -> None:

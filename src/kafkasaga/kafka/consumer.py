@@ -66,8 +66,8 @@ class KafkaConsumer:
             self._wanted, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
-    def poll(self, limit: int, timeout: float) -> list[Record]:
-        """Wait for the first record, then return what is there.
+    def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
+        """Wait for the first record, and a moment for others.
 
         Raises:
             ConfigurationError: if another process uses the same instance id, or librdkafka gave up for good.
@@ -83,12 +83,14 @@ class KafkaConsumer:
             messages += self._consumer.consume(1, timeout)
             if messages and limit > 1:
                 messages += self._consumer.consume(limit - 1, 0)
+            if gather and len(messages) < limit and not all(message.error() for message in messages):
+                messages += self._consumer.consume(limit - len(messages), gather)
         except KafkaException as error:
             failure = self._link.unavailable(error, "records were to be fetched")
             if not messages:
                 raise failure from error
             self._failure = failure
-        return [record for message in messages if (record := self._taken(message)) is not None]
+        return self._taken(messages)
 
     def positions(self) -> dict[TopicPartition, int]:
         """How far each partition has been read, also past what is not a record: transaction markers, compacted ones."""
@@ -196,30 +198,35 @@ class KafkaConsumer:
             others = [_place(place, at) for place, at in self._reading.items() if place not in again]
             self._consumer.assign(others + places)
 
-    def _taken(self, message: Message[Any, Any]) -> Record | None:
-        error = message.error()
+    def _taken(self, messages: Iterable[Message[Any, Any]]) -> list[Record]:
+        """Without those of a partition that was taken away in the same poll, after they had left the queue."""
+        records: list[Record] = []
+        reading = self._reading
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._hear(message, error)
+                continue
+            record = record_of(message)
+            place = record.topic, record.partition
+            if place in reading:
+                reading[place] = record.offset + 1  # the key that is there equals it # pyright: ignore[reportArgumentType]
+                records.append(record)
+        return records
+
+    def _hear(self, message: Message[Any, Any], error: KafkaError) -> None:
+        """What librdkafka says instead of a record."""
         place = TopicPartition(message.topic() or "", message.partition() or 0)
-        if error is None or error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
-            if place not in self._reading:  # taken from the queue before the partition was taken away, in the same poll
-                return None
-            return self._read(place, message)
-        if error.fatal() or error.code() == KafkaError._FATAL:
+        if error.code() == KafkaError._PARTITION_EOF:
+            if place in self._reading:
+                self._reading[place] = message.offset() or 0
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            if place in self._reading:
+                self._begin_again(place, message.offset(), error)
+        elif error.fatal() or error.code() == KafkaError._FATAL:
             self._link.fatal = self._config.masked(error.str())
         else:
             self._link.trouble(" ".join(filter(None, (message.topic(), error.str()))))
-        return None
-
-    def _read(self, place: TopicPartition, message: Message[Any, Any]) -> Record | None:
-        error = message.error()
-        if error is None:
-            record = record_of(message)
-            self._reading[place] = record.offset + 1
-            return record
-        if error.code() == KafkaError._PARTITION_EOF:
-            self._reading[place] = message.offset() or 0
-        else:
-            self._begin_again(place, message.offset(), error)
-        return None
 
     def _begin_again(self, place: TopicPartition, wanted: int | None, error: KafkaError) -> None:
         """The log does not have the wanted offset, or the group has none: go on at the earliest record."""

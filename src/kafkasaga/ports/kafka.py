@@ -22,8 +22,8 @@ class Consumer(Protocol):
         """Join the group. Both callbacks run inside ``poll``, in its thread."""
         ...
 
-    def poll(self, limit: int, timeout: float) -> list[Record]:
-        """Wait up to ``timeout`` seconds for the first record, then return what is there, at most ``limit``."""
+    def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
+        """Wait up to ``timeout`` seconds for the first record, and ``gather`` seconds for others, at most ``limit``."""
         ...
 
     def positions(self) -> dict[TopicPartition, int]:

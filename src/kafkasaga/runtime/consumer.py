@@ -13,6 +13,7 @@ from kafkasaga.messages import Record
 from kafkasaga.ports import Consumer, Store, TopicPartition
 from kafkasaga.runtime.backpressure import Backpressure
 from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.pace import Pace
 from kafkasaga.runtime.suspects import Suspects
 
 log = structlog.get_logger("kafkasaga.consumer")
@@ -41,6 +42,7 @@ class ConsumerLoop:
         self._group, self._consumer, self._store, self._batches = group, consumer, store, batches
         self._topics, self._batch_size = sorted(topics), batch_size
         self._clock = clock or SystemClock()
+        self._pace = Pace(self._clock)
         self._suspects = Suspects(group, store, batches, batch_size)
         self._backpressure = Backpressure(store, consumer, max_parked, self._clock)
         self._held: set[TopicPartition] = set()
@@ -72,6 +74,7 @@ class ConsumerLoop:
         records = self._next(timeout)
         if records:
             self._commit(records)
+            self._pace.worked()
         else:
             self._pass_markers()
         if self._backpressure.look(self._held, parked=self._batches.parked):
@@ -83,7 +86,13 @@ class ConsumerLoop:
             failure, self._failure = self._failure, None
             raise failure
         ahead, self._ahead = self._ahead, []
-        return ahead or self._poll(self._batch_size, timeout)
+        return ahead or self._gather(timeout)
+
+    def _gather(self, timeout: float) -> list[Record]:
+        gather = self._pace.gather
+        records = self._poll(self._batch_size, timeout, gather)
+        self._pace.polled(gather if 0 < len(records) < self._batch_size else 0.0)
+        return records
 
     def _read_ahead(self) -> None:
         """Take and decode the next batch while the database commits this one."""
@@ -97,10 +106,10 @@ class ConsumerLoop:
             self._failure = error
         self._batches.prepare(self._ahead)
 
-    def _poll(self, limit: int, timeout: float) -> list[Record]:
+    def _poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         """What is there; nothing while the broker is away."""
         try:
-            return self._consumer.poll(limit, timeout)
+            return self._consumer.poll(limit, timeout, gather)
         except BrokerUnavailable as error:
             log.warning("broker is away", error=str(error))
             self._clock.wait(self._stopping, FIRST_WAIT)

@@ -131,7 +131,7 @@ class MemoryConsumer:
         self.topics, self._assigned, self._revoked = frozenset(topics), assigned, revoked
         self.broker.join(self.group, self)
 
-    def poll(self, limit: int, timeout: float) -> list[Record]:
+    def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         if self.broker.down:
             return []
         self._settle()

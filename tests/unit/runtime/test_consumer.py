@@ -246,10 +246,10 @@ def test_a_client_that_cannot_fetch_is_asked_again(shop: Shop, monkeypatch: pyte
     failures = [BrokerUnavailable("away"), BrokerUnavailable("away")]
     poll = shop.node.loop._consumer.poll
 
-    def failing(limit: int, timeout: float) -> list[Record]:
+    def failing(limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         if failures and (database == "there" or shop.away < 3):
             raise failures.pop()
-        return poll(limit, timeout)
+        return poll(limit, timeout, gather)
 
     shop.away = 0 if database == "there" else 3
     monkeypatch.setattr(shop.node.loop._consumer, "poll", failing)

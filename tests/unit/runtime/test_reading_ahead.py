@@ -19,7 +19,7 @@ from kafkasaga.testing.memory import MemoryStore
 from tests.unit.runtime.kit import Reserve, VirtualClock, send
 
 BATCH = 2
-Poll = Callable[[int, float], list[Record]]
+Poll = Callable[[int, float, float], list[Record]]
 
 
 class Shop:
@@ -88,9 +88,9 @@ def test_behind_a_batch_that_is_not_full_nothing_is_read_ahead(shop: Shop, monke
     polls: list[int] = []
     poll: Poll = shop.consumer.poll
 
-    def counted(limit: int, timeout: float) -> list[Record]:
+    def counted(limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         polls.append(limit)
-        return poll(limit, timeout)
+        return poll(limit, timeout, gather)
 
     monkeypatch.setattr(shop.consumer, "poll", counted)
     sent(shop, "a")
@@ -103,9 +103,9 @@ def test_i04_what_comes_while_the_database_is_away_goes_behind_what_was_read_ahe
 ) -> None:
     poll: Poll = shop.consumer.poll
 
-    def not_paused(limit: int, timeout: float) -> list[Record]:
+    def not_paused(limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         shop.consumer._paused = False  # a record that librdkafka had already queued
-        return poll(limit, timeout)
+        return poll(limit, timeout, gather)
 
     monkeypatch.setattr(shop.consumer, "poll", not_paused)
     sent(shop, "abcdef")
@@ -152,10 +152,10 @@ def test_what_goes_wrong_with_reading_ahead_is_raised_by_the_next_step(
     poll: Poll = shop.consumer.poll
     errors: list[Exception] = [ConfigurationError("fenced"), BrokerUnavailable("away")]
 
-    def failing_ahead(limit: int, timeout: float) -> list[Record]:
+    def failing_ahead(limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
         if timeout == 0 and errors:
             raise errors.pop()
-        return poll(limit, timeout)
+        return poll(limit, timeout, gather)
 
     monkeypatch.setattr(shop.consumer, "poll", failing_ahead)
     sent(shop, "abcdef")

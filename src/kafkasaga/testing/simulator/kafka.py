@@ -128,7 +128,7 @@ class WorldConsumer(MemoryConsumer):
         self._world, self._process = broker.world, process
         self._strand = broker.world.current
 
-    def poll(self, limit: int, timeout: float) -> list[Record]:
+    def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:  # noqa: ARG002 (no time passes)
         records = self._take(limit)
         if not records and timeout > 0:
             self._world.idle(timeout)

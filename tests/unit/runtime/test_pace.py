@@ -1,0 +1,61 @@
+"""How long a consumer gathers: nothing while it is idle, a moment while it is busy."""
+
+import pytest
+
+from kafkasaga.runtime.pace import LONGEST, Pace
+from tests.unit.runtime.kit import VirtualClock
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+def rounds(pace: Pace, clock: VirtualClock, count: int, *, wait: float, work: float) -> None:
+    """The consumer's loop: wait for the first record, gather, work."""
+    for _ in range(count):
+        gather = pace.gather
+        clock.sleep(wait + gather)
+        pace.polled(gather)
+        clock.sleep(work)
+        pace.worked()
+
+
+def test_one_that_is_idle_gathers_nothing(clock: VirtualClock) -> None:
+    pace = Pace(clock)
+    assert pace.gather == 0
+    rounds(pace, clock, 100, wait=0.2, work=0.002)
+    assert pace.gather < LONGEST / 1000
+
+
+def test_one_that_is_always_at_work_gathers_as_long_as_it_may(clock: VirtualClock) -> None:
+    pace = Pace(clock)
+    rounds(pace, clock, 500, wait=0, work=0.005)
+    assert pace.gather == pytest.approx(LONGEST, rel=0.01), "to gather is not to be idle"
+
+
+def test_the_busier_the_longer(clock: VirtualClock) -> None:
+    gathered: list[float] = []
+    for share in (0.1, 0.3, 0.5, 0.8):
+        pace = Pace(clock)
+        rounds(pace, clock, 2000, wait=0.01 * (1 - share), work=0.01 * share)
+        gathered.append(pace.gather)
+        assert pace.gather == pytest.approx(LONGEST * share**2, rel=0.1)
+    assert gathered == sorted(gathered)
+
+
+def test_a_pause_is_enough_to_be_idle_again(clock: VirtualClock) -> None:
+    pace = Pace(clock)
+    rounds(pace, clock, 500, wait=0, work=0.005)
+    rounds(pace, clock, 1, wait=2, work=0.005)
+    assert pace.gather < LONGEST / 100
+
+
+def test_a_poll_that_returned_before_its_time_was_not_in_the_future(clock: VirtualClock) -> None:
+    """A batch that is full ends the gathering."""
+    pace = Pace(clock)
+    for _ in range(200):
+        pace.polled(LONGEST)
+        clock.sleep(0.02)
+        pace.worked()
+    assert pace.gather == pytest.approx(LONGEST, rel=0.01)
