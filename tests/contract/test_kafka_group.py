@@ -154,15 +154,17 @@ def test_a_failure_to_fetch_loses_nothing_that_was_fetched(broker: Broker) -> No
 class Rebalancing(Refusing):
     """Another member takes the partition between the first record of a poll and the others."""
 
-    def __init__(self, client: Any, consumer: KafkaConsumer, place: Place) -> None:
+    def __init__(self, client: Any, consumer: KafkaConsumer, place: Place, back_at: int | None = None) -> None:
         super().__init__(client)
-        self._consumer, self._place = consumer, place
+        self._consumer, self._place, self._back_at = consumer, place, back_at
 
     def consume(self, limit: int, timeout: float) -> list[Message]:
         self.calls += 1
         if self.calls == 2:
             itself: Any = self  # of a client that was replaced it would not count
             self._consumer._on_revoke(itself, [self._place])
+            if self._back_at is not None:
+                self._consumer._reading[TopicPartition(self._place.topic, self._place.partition)] = self._back_at
             return []
         found: list[Message] = self._client.consume(limit, timeout)
         return found
@@ -179,6 +181,18 @@ def test_a20_a_record_of_a_partition_that_was_taken_away_meanwhile_is_dropped(br
         assert consumer.poll(10, WITHIN) == []
         assert client.calls == 2, "a record had been taken from the queue"
         assert consumer.positions() == {}
+
+
+def test_a20_a_record_of_a_partition_that_went_and_came_back_meanwhile_is_dropped(broker: Broker) -> None:
+    """Whoever had it has read on, and this one begins there: the record before it is none of its own."""
+    topic = broker.topic(1)
+    with Member(broker, unique("group"), [topic]) as member:
+        member.has(member.consumer.positions, "the end of what is empty yet")
+        fill(broker, topic, [b"1"])
+        consumer = member.consumer
+        consumer._consumer = Rebalancing(consumer._consumer, consumer, Place(topic, 0), back_at=5)  # type: ignore[assignment]
+        assert consumer.poll(10, WITHIN) == []
+        assert consumer.positions() == {TopicPartition(topic, 0): 5}
 
 
 def test_partitions_that_could_not_begin_can_be_given_up(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,8 @@ WATERMARK_SECONDS: Final = 5.0
 """For a broker to say where a partition begins, before the consumer does without."""
 CLOSE_SECONDS: Final = 10.0
 """For a client to commit and leave. One that librdkafka has left without a broker never comes to that end."""
+GONE: Final = 1 << 63
+"""The position of a partition that is another's: behind every record."""
 DROPPED_AT_ONCE: Final = 10_000
 """Records that were fetched, but that nobody takes any more."""
 
@@ -199,9 +201,12 @@ class KafkaConsumer:
             self._consumer.assign(others + places)
 
     def _taken(self, messages: Iterable[Message[Any, Any]]) -> list[Record]:
-        """Without those of a partition that was taken away in the same poll, after they had left the queue."""
+        """Without those of a partition that was taken away in the same poll, after they had left the queue.
+
+        It may have come again in that poll: then its position is another one.
+        """
         records: list[Record] = []
-        reading = self._reading
+        reading: dict[Any, int | None] = self._reading  # a plain tuple finds its place
         for message in messages:
             error = message.error()
             if error is not None:
@@ -209,8 +214,9 @@ class KafkaConsumer:
                 continue
             record = record_of(message)
             place = record.topic, record.partition
-            if place in reading:
-                reading[place] = record.offset + 1  # the key that is there equals it # pyright: ignore[reportArgumentType]
+            at = reading.get(place, GONE)
+            if at is None or at <= record.offset:
+                reading[place] = record.offset + 1
                 records.append(record)
         return records
 

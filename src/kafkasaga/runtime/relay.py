@@ -147,8 +147,9 @@ class Relay:
     def _fetch(self) -> bool:
         """Read on where the last read ended; True if there was anything new, or there is more to read."""
         now = self._clock.monotonic()
-        room = self._held.room(now)
-        if room is None or not self._sweep.may_read(now) or self._reads_with_a_delete:
+        waits = self._reads_with_a_delete
+        room = self._held.room(now, waits=waits)
+        if room is None or not self._sweep.may_read(now) or (waits and not self._held.stalled):
             return False
         page = self._sweep.page(self._queue, self._fitting(room), self._held.full(), self._held_back)
         return self._read(page, self._queue.fetch(*page), now)

@@ -53,9 +53,18 @@ class Window:
         """The message ids."""
         return self._held
 
-    def room(self, now: float) -> tuple[int, int] | None:
-        """How many rows and bytes may be read; None if it is not worth a read."""
-        self._stalled = self._stalled or (not self._worth(*self._left(1.0)) and now - self._moved >= STALLED)
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing has moved for a while, when last asked for room."""
+        return self._stalled
+
+    def room(self, now: float, *, waits: bool = False) -> tuple[int, int] | None:
+        """How many rows and bytes may be read; None if it is not worth a read.
+
+        ``waits``: there is room, but nothing is read before something arrives.
+        """
+        is_stuck = waits or not self._worth(*self._left(1.0))
+        self._stalled = self._stalled or (is_stuck and now - self._moved >= STALLED)
         if self._stalled:
             for topic in self._topics.values():
                 topic.proven = topic.proven and not self._is_large(topic)

@@ -7,7 +7,7 @@ in a process that sleeps in between. Who executes two statements for each messag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import psycopg
@@ -22,7 +22,8 @@ _BINARY: Final = 1
 _DONE: Final = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 _send_all: Final[Callable[[Any], Any]] = cast("Any", generators).send
-"""Psycopg's own way to empty the buffer of a connection."""
+_fetch_many: Final[Callable[[Any], Generator[Any, Any, list[Any]]]] = cast("Any", generators).fetch_many
+"""Psycopg's own ways to empty the buffer of a connection, and to read what answers one statement."""
 
 
 class Array(bytes):
@@ -80,14 +81,14 @@ class Direct:
             self._server.pipeline_sync()
             if self._server.flush():
                 self._driver.wait(_send_all(self._server))
-        except psycopg.Error as error:
+        except (psycopg.Error, MemoryError) as error:
             self._raise(queries[0], error)
         meanwhile()
         try:
-            found = [self._rows(self._received()) for _ in queries]
-            self._server.get_result()  # the end of the pipeline
+            answers = self._driver.wait(_answers(self._server, len(queries)))
+            found = [self._rows(answer) for answer in answers]
             self._server.exit_pipeline_mode()
-        except psycopg.Error as error:
+        except (psycopg.Error, MemoryError) as error:
             self._raise(queries[0], error)
         return found
 
@@ -110,11 +111,6 @@ class Direct:
         else:
             self._server.send_query_params(text, encoded, None, formats, _BINARY)
 
-    def _received(self) -> Any:
-        result = self._server.get_result()
-        self._server.get_result()  # nothing: the end of this statement
-        return result
-
     def _rows(self, result: Any) -> Rows:
         if result is None or result.status not in _DONE:
             raise self._lost() if result is None else psycopg.errors.error_from_result(result)
@@ -132,6 +128,18 @@ class Direct:
                 raise error
             error = self._lost()
         raised(self._connection, query.text, error)
+
+
+def _answers(server: Any, count: int) -> Generator[Any, Any, list[Any]]:
+    """The answers to as many statements; then the server is in step again.
+
+    A plain ``get_result`` would wait with the GIL held.
+    """
+    answers: list[Any] = []
+    for _ in range(count):
+        answers += yield from _fetch_many(server)
+    yield from _fetch_many(server)  # the end of the pipeline
+    return answers
 
 
 def _encoded(values: Sequence[Value]) -> tuple[list[bytes], list[int]]:

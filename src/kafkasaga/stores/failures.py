@@ -20,7 +20,7 @@ SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "40001": SerializationConflict,  # serialization_failure
     "40P01": SerializationConflict,  # deadlock_detected
     "55P03": SerializationConflict,  # lock_not_available: lock_timeout ran out
-    "26000": SerializationConflict,  # invalid_sql_statement_name: somebody's DISCARD ALL; it is prepared again
+    "26000": SerializationConflict,  # invalid_sql_statement_name: after DISCARD ALL; it is prepared again
     "08": DatabaseUnavailable,  # connection exceptions
     "53": DatabaseUnavailable,  # out of disk, memory or connections
     "57P": DatabaseUnavailable,  # shut down, crashed, starting up, idle_session_timeout

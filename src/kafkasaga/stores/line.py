@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import Any, cast
+from collections.abc import Callable, Generator
+from typing import Any, Final, cast
 
 import psycopg
+from psycopg import generators
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
+
+log = logging.getLogger("kafkasaga.relay")
+
+_fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("Any", generators).fetch_many
+"""Psycopg's own way to read what answers one statement."""
 
 
 class Line:
@@ -14,7 +24,8 @@ class Line:
 
     def __init__(self, connection: Connection) -> None:
         # Of a connection that has left its pool, SQLAlchemy knows the driver's by this name only.
-        self._server = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection).pgconn
+        self._driver = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
+        self._server = self._driver.pgconn
         self._is_answered = True
         self._process = os.getpid()
         """A fork of it has a connection of its own."""
@@ -37,8 +48,11 @@ class Line:
         if os.getpid() != self._process:
             return False
         try:
-            while not self._is_answered:
-                self._is_answered = self._server.get_result() is None
+            if not self._is_answered:
+                # A plain `get_result` would wait with the GIL held.
+                for answer in self._driver.wait(_fetch_many(self._server)):
+                    _look_at(answer)
+                self._is_answered = True
         except psycopg.Error:
             return False
         return True
@@ -46,5 +60,14 @@ class Line:
     def _hear(self) -> bool:
         self._server.consume_input()
         while not self._is_answered and not self._server.is_busy():
-            self._is_answered = self._server.get_result() is None
+            answer = self._server.get_result()
+            self._is_answered = answer is None
+            if answer is not None:
+                _look_at(answer)
         return self._is_answered
+
+
+def _look_at(answer: PGresult) -> None:
+    if answer.status == ExecStatus.FATAL_ERROR:
+        said = answer.get_error_message().partition("\n")[0]
+        log.warning("the relay was not woken, and will look by itself: %s", said)

@@ -7,7 +7,7 @@ built: it keeps them until all are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, Final, cast
@@ -22,6 +22,9 @@ from psycopg.pq.abc import PGresult
 from kafkasaga.ports import nothing
 
 Values = Sequence[bytes]
+Names = MutableMapping[tuple[bytes, tuple[Any, ...]], bytes]
+_OURS: Final = ("kafkasaga",)
+"""Stands where psycopg has the types of a statement's parameters."""
 _send: Final[Callable[[Any], Generator[Any, Any, None]]] = cast("Any", generators).send
 _fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("Any", generators).fetch_many
 """Psycopg's own ways to empty the buffer of a connection, and to read what answers one statement."""
@@ -65,8 +68,8 @@ class Trips:
     def __init__(self, driver: psycopg.Connection[Any]) -> None:
         self._driver: Final = driver
         self.loader: Final = Transformer(driver)
-        self._names: dict[bytes, bytes] = {}
-        """Of statements that are prepared."""
+        self._names: Final = _names_known(driver)
+        """Of statements that are prepared; None: none is to be."""
         self._preparing: list[bytes] = []
         """Those of them that nobody has heard of yet."""
         self._asked: list[Reply | None] = []
@@ -104,12 +107,15 @@ class Trips:
         """Send a statement, with binary values for its ``$1``, ``$2`` and so on: at once, or with others.
 
         Nothing is prepared where psycopg prepares nothing either (``prepare_threshold=None``, for a pooler).
+
+        Raises:
+            psycopg.Error: of a statement that failed; ``ProgrammingError`` inside a pipeline of psycopg's.
         """
         if not self._asked:
             self._set_out()
         server, formats = self._driver.pgconn, [Format.BINARY] * len(values)
-        if prepare and self._driver.prepare_threshold is not None:
-            name = self._names.get(statement) or self._prepare(statement)
+        if prepare and self._names is not None and self._driver.prepare_threshold is not None:
+            name = self._names.get((statement, _OURS)) or self._prepare(statement, self._names)
             server.send_query_prepared(name, values, formats, Format.BINARY)
         else:
             server.send_query_params(statement, values, None, formats, Format.BINARY)
@@ -144,13 +150,18 @@ class Trips:
 
     def _set_out(self) -> None:
         driver, server = self._driver, self._driver.pgconn
+        if self.interrupted:
+            raise psycopg.ProgrammingError(
+                "a pipeline is under way on this connection: let `with connection.pipeline():` end before kafkasaga "
+                "writes in its transaction"
+            )
         server.enter_pipeline_mode()
         if not driver.autocommit and server.transaction_status == TransactionStatus.IDLE:
             server.send_query_params(_begin(driver), ())
             self._asked.append(None)
 
-    def _prepare(self, statement: bytes) -> bytes:
-        name = self._names[statement] = b"kafkasaga_%d" % next(_numbers)
+    def _prepare(self, statement: bytes, names: Names) -> bytes:
+        name = names[statement, _OURS] = b"kafkasaga_%d" % next(_numbers)
         self._preparing.append(statement)
         self._driver.pgconn.send_prepare(name, statement)
         self._asked.append(None)
@@ -158,12 +169,22 @@ class Trips:
 
     def _refused(self, answer: PGresult) -> None:
         error = error_from_result(answer, self._driver.info.encoding)
-        if isinstance(error, InvalidSqlStatementName):  # somebody's DISCARD ALL
-            self._names.clear()
-        for statement in self._preparing:
-            self._names.pop(statement, None)
+        if self._names is not None:
+            if isinstance(error, InvalidSqlStatementName):  # after somebody's DISCARD ALL the server knows none of them
+                self._names.clear()
+            for statement in self._preparing:
+                self._names.pop((statement, _OURS), None)
         self._preparing.clear()
         raise error
+
+
+def _names_known(driver: psycopg.Connection[Any]) -> Names | None:
+    """Psycopg's own, for ours are to go with them: after each ROLLBACK it drops whatever is prepared (DEALLOCATE ALL).
+
+    They are not in its manual; where it has none, nothing is prepared.
+    """
+    names: Names | None = getattr(getattr(driver, "_prepared", None), "_names", None)
+    return names
 
 
 def _begin(driver: psycopg.Connection[Any]) -> bytes:

@@ -57,6 +57,8 @@ ABOUT_SQL = {
     "test_parked_messages_are_found_by_an_index",
     "test_a_later_wish_leaves_the_timer_and_costs_nothing",
     "test_what_another_process_commits_between_two_waits_is_not_missed",
+    "test_a_delete_reads_the_page_that_is_asked_for",
+    "test_while_a_relay_waits_for_the_database_the_process_goes_on",
 }
 
 

@@ -460,6 +460,26 @@ class TestWake:
         session.close()
 
 
+def test_while_a_relay_waits_for_the_database_the_process_goes_on(postgres_store: SqlStore) -> None:
+    """Whoever waits with the GIL held waits here for ever: nobody else could end the other transaction."""
+    threads, queue = Threads(postgres_store), postgres_store.relay_queue()
+    assert queue.acquire()
+    publish(postgres_store, envelope(), envelope(key="2"))
+    rows = queue.fetch(0, 10)
+    with postgres_store.engine.connect() as other:
+        other.execute(text("SELECT 1 FROM outbox FOR UPDATE"))
+
+        def let_go() -> None:
+            until(lambda: threads._waiting() == 1)
+            other.rollback()
+
+        over = threads.start(let_go)
+        assert queue.delete(rows[:1], then=Page(0, 10)) == rows[1:]
+        over.result()
+    queue.close()
+    threads.close()
+
+
 def ended(waiting: Future[None]) -> bool:
     """Whether it ends well before ``LONG``."""
     return not wait([waiting], timeout=LONG / 3).not_done

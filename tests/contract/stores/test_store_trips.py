@@ -16,6 +16,9 @@ from tests.contract.stores.test_store_driver import PLACE
 ADD = b"INSERT INTO t SELECT unnest($1::int[]) RETURNING n"
 ONE = bytes.fromhex("00000001 00000000 00000017 00000001 00000001 00000004 00000001")
 """The array {1}, as PostgreSQL sends it."""
+DROP_BY_NAME = """DO $$ DECLARE one text; BEGIN
+    FOR one IN SELECT name FROM pg_prepared_statements LOOP EXECUTE 'DEALLOCATE ' || quote_ident(one); END LOOP;
+END $$"""
 
 
 @pytest.fixture
@@ -88,9 +91,44 @@ def test_a_statement_that_somebody_dropped_is_prepared_again(driver: psycopg.Con
     trips = Trips(driver)
     trips.send(ADD, [ONE], prepare=True)
     driver.execute(how)
+    assert trips.send(ADD, [ONE], prepare=True).count() == 1
+    assert prepared(driver) == 1
+
+
+def test_one_that_was_dropped_unnoticed_is_prepared_again_after_its_error(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    trips.send(ADD, [ONE], prepare=True)
+    driver.execute(DROP_BY_NAME)
     with pytest.raises(psycopg.errors.InvalidSqlStatementName):
         trips.send(ADD, [ONE], prepare=True)
     assert trips.send(ADD, [ONE], prepare=True).count() == 1
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_what_psycopg_drops_after_a_rollback_is_prepared_again(
+    driver: psycopg.Connection[Any], *, savepoint: bool
+) -> None:
+    """It drops whatever is prepared as soon as it has prepared something itself."""
+    driver.autocommit = False
+    trips = Trips(driver)
+    for _ in range(3):
+        trips.send(ADD, [ONE], prepare=True)
+        for _ in range(7):
+            driver.execute("SELECT 42")
+        if savepoint:
+            driver.execute("SAVEPOINT s")
+            driver.execute("ROLLBACK TO SAVEPOINT s")
+            assert trips.send(ADD, [ONE], prepare=True).count() == 1
+        driver.rollback()
+        assert trips.send(ADD, [ONE], prepare=True).count() == 1
+    driver.rollback()
+
+
+def test_inside_a_pipeline_of_psycopgs_the_remedy_is_said(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with driver.pipeline(), pytest.raises(psycopg.ProgrammingError, match="a pipeline is under way"):
+        trips.send(ADD, [ONE])
+    assert trips.send(ADD, [ONE]).count() == 1
 
 
 def test_outside_of_autocommit_a_transaction_begins_as_psycopg_begins_it(driver: psycopg.Connection[Any]) -> None:
@@ -121,7 +159,7 @@ def test_a_batch_that_meets_a_dropped_statement_is_only_run_again(postgres_store
         with postgres_store.begin() as uow:
             uow.advance("shop", {PLACE: offset})
     with postgres_store.begin() as uow:
-        uow.session.execute(text("DEALLOCATE ALL"))
+        uow.session.execute(text(DROP_BY_NAME))
     with pytest.raises(SerializationConflict), postgres_store.begin() as uow:
         uow.advance("shop", {PLACE: 3})
     with postgres_store.begin() as uow:

@@ -19,6 +19,7 @@ from kafkasaga.ports import Failures, OutboxRow, Page, RelayQueue, SendError, no
 from kafkasaga.runtime.relay import Relay
 from kafkasaga.runtime.relay_blocks import LOOK_FOR_ABSENT, MOST_LANES, RETRY_BLOCKED, RETRY_BLOCKED_MOST, RETRY_PASSING
 from kafkasaga.runtime.relay_stream import PATIENCE
+from kafkasaga.runtime.relay_window import STALLED
 from kafkasaga.testing.broker import MemoryBroker, MemoryProducer
 from tests.unit.runtime.kit import Node, VirtualClock, until
 
@@ -463,6 +464,30 @@ def test_a10_thousands_of_dead_keys_do_not_hold_others_back(
     until(lambda: len(node.rows(node.store.tables.outbox_block)) == len(dead) or polls > 10, relay.step, rounds=30)
     assert len(writes) <= len(dead), "the records are written together, a topic has one"
     assert len(relay._held.rows) <= 1000
+
+
+def test_a10_a_topic_that_falls_silent_in_a_long_backlog_does_not_stop_the_reading(
+    node: Node, broker: MemoryBroker
+) -> None:
+    """Pages are read when the ones before are deleted; not where nothing is deleted any more."""
+
+    class Silent(MemoryProducer):
+        def send(self, topic: str, *arguments: Any) -> None:
+            if topic != "big" or not sent(broker, "big"):
+                super().send(topic, *arguments)
+
+    relay = Relay(node.store.relay_queue(), lambda: Silent(broker), node.clock, window=100)
+    publish_with(relay, node, "big")
+    put_many(node, "big", 1000)
+    put(node, "small", "k", "1")
+    began = node.clock.monotonic()
+
+    def step() -> None:
+        relay.step()
+        node.clock.sleep(0.05)
+
+    until(lambda: sent(broker, "small"), step)
+    assert node.clock.monotonic() - began < STALLED + 1
 
 
 def test_a10_a_topic_that_falls_silent_leaves_room_for_others(node: Node, broker: MemoryBroker) -> None:
