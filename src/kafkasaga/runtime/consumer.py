@@ -74,7 +74,7 @@ class ConsumerLoop:
         records = self._next(timeout)
         if records:
             self._commit(records)
-            self._pace.worked()
+            self._pace.worked(len(records))
         else:
             self._pass_markers()
         if self._backpressure.look(self._held, parked=self._batches.parked):

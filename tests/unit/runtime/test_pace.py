@@ -2,7 +2,7 @@
 
 import pytest
 
-from kafkasaga.runtime.pace import LONGEST, Pace
+from kafkasaga.runtime.pace import LONGEST, WORTH, Pace
 from tests.unit.runtime.kit import VirtualClock
 
 
@@ -11,14 +11,14 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-def rounds(pace: Pace, clock: VirtualClock, count: int, *, wait: float, work: float) -> None:
+def rounds(pace: Pace, clock: VirtualClock, count: int, *, wait: float, work: float, messages: int = 50) -> None:
     """The consumer's loop: wait for the first record, gather, work."""
     for _ in range(count):
         gather = pace.gather
         clock.sleep(wait + gather)
         pace.polled(gather)
         clock.sleep(work)
-        pace.worked()
+        pace.worked(messages)
 
 
 def test_one_that_is_idle_gathers_nothing(clock: VirtualClock) -> None:
@@ -32,6 +32,15 @@ def test_one_that_is_always_at_work_gathers_as_long_as_it_may(clock: VirtualCloc
     pace = Pace(clock)
     rounds(pace, clock, 500, wait=0, work=0.005)
     assert pace.gather == pytest.approx(LONGEST, rel=0.01), "to gather is not to be idle"
+
+
+@pytest.mark.parametrize(("messages", "gathers"), [(1, False), (WORTH - 1, False), (WORTH + 1, True)])
+def test_where_messages_come_one_by_one_there_is_nothing_to_gather(
+    clock: VirtualClock, messages: int, *, gathers: bool
+) -> None:
+    pace = Pace(clock)
+    rounds(pace, clock, 500, wait=0, work=0.005, messages=messages)
+    assert (pace.gather > 0) == gathers
 
 
 def test_the_busier_the_longer(clock: VirtualClock) -> None:
@@ -57,5 +66,5 @@ def test_a_poll_that_returned_before_its_time_was_not_in_the_future(clock: Virtu
     for _ in range(200):
         pace.polled(LONGEST)
         clock.sleep(0.02)
-        pace.worked()
+        pace.worked(50)
     assert pace.gather == pytest.approx(LONGEST, rel=0.01)
