@@ -1,0 +1,48 @@
+"""A connection on which a NOTIFY is sent without waiting for its answer."""
+
+import pytest
+from sqlalchemy import text
+
+from kafkasaga.stores import SqlStore
+from kafkasaga.stores.line import Line
+from tests.contract.stores.store_kit import Threads, until
+
+
+def asked(line: Line, statement: str) -> None:
+    """Something else than a NOTIFY, whose answer can be made to come late, or to be a refusal."""
+    line._server.send_query(statement.encode())
+    line._is_answered = False
+
+
+def test_while_an_answer_is_waited_for_the_process_goes_on(postgres_store: SqlStore) -> None:
+    """Whoever waits with the GIL held waits here in vain: nobody else can let go of the lock."""
+    threads, engine = Threads(postgres_store), postgres_store.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(7)"))
+        line = Line(connection)
+        asked(line, "SELECT pg_advisory_lock(7)")
+
+        def let_go() -> None:
+            until(lambda: threads._waiting() == 1)
+            other.execute(text("SELECT pg_advisory_unlock(7)"))
+
+        over = threads.start(let_go)
+        assert line.settle()
+        over.result()
+        assert connection.scalar(text("SELECT pg_advisory_unlock(7)")), "it had got it"
+    threads.close()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_i10_a_refusal_is_said(postgres_store: SqlStore, caplog: pytest.LogCaptureFixture, *, settled: bool) -> None:
+    engine = postgres_store.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        line = Line(connection)
+        asked(line, "SELECT 1 / 0")
+        if settled:
+            assert line.settle()
+        else:
+            until(lambda: line.send("kafkasaga_test"))
+            assert line.settle()
+    assert "the relay was not woken, and will look by itself: " in caplog.text
+    assert "division by zero" in caplog.text
