@@ -168,9 +168,8 @@ BUGS = {
     ),
     "i02-relay-never-goes-back": Bug(
         Sweep,
-        "read",
+        "took",
         (
-            ("if begins := self._after == 0:", "if begins := False:"),
             (
                 "self._after = rows[-1].position if full and self._top is not None else 0",
                 "self._after = rows[-1].position if rows else self._after",

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol
@@ -232,7 +233,8 @@ class Notifier:
 
 def _close(connection: Connection | None) -> None:
     if connection is not None:
-        connection.close()
+        with suppress(SQLAlchemyError):  # it was lost since it was used last
+            connection.close()
 
 
 def _blocking(engine: Engine) -> Engine:

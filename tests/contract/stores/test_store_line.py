@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from kafkasaga.stores import SqlStore
+from kafkasaga.stores import SqlStore, wake
 from kafkasaga.stores.line import Line
 from tests.contract.stores.store_kit import Threads, until
 
@@ -46,3 +46,19 @@ def test_i10_a_refusal_is_said(postgres_store: SqlStore, caplog: pytest.LogCaptu
             assert line.settle()
     assert "the relay was not woken, and will look by itself: " in caplog.text
     assert "division by zero" in caplog.text
+
+
+def test_one_that_was_lost_since_it_was_used_ends_like_any_other(postgres_store: SqlStore) -> None:
+    engine = postgres_store.engine
+    wake.wake(engine, postgres_store.tables)
+    notifier = wake.notifier(engine)
+    until(lambda: notifier._line is not None)
+    thread = notifier._thread
+    assert thread is not None
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as other:
+        other.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+        until(lambda: other.scalar(text(f"SELECT count(*) {others}")) == 0)
+    wake.wake(engine, postgres_store.tables)  # nobody answers
+    wake.close(engine)
+    assert not thread.is_alive()

@@ -330,9 +330,9 @@ def test_a22_the_loop_waits_and_goes_on_when_it_is_over(plant: Plant, clock: Vir
     consumer = plant.node.loop._consumer
     poll = consumer.poll
 
-    def recovering(limit: int, timeout: float) -> list[object]:
+    def recovering(limit: int, timeout: float, gather: float = 0.0) -> list[object]:
         until_the_bank_is_back(timeout)
-        return poll(limit, timeout)  # type: ignore[return-value]
+        return poll(limit, timeout, gather)  # type: ignore[return-value]
 
     first = poll(100, 0)
     consumer.poll = recovering  # type: ignore[assignment,method-assign]
