@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from kafkasaga.examples.order_system.demo import DemoOptions, run
+from kafkasaga.examples.order_system.demo.seed import make_business_tables
 from tests.support import KafkaServer, PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
@@ -131,6 +134,28 @@ def test_a_signal_stops_everything_and_leaves_nothing(tmp_path: Path, number: si
     assert demo.returncode == 130
     assert shown.strip().endswith("stopped")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.embedded
+@pytest.mark.sqlite
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_python_drops_while_the_demo_starts_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """What a signal's handler raises in the callback of a weak reference is printed, and dropped."""
+
+    def make_tables(name: str, engine: Engine) -> None:
+        make_business_tables(name, engine)
+        if name == "orchestrator":
+            lives = {1}
+            watcher = weakref.ref(lives, lambda _: signal.raise_signal(number))
+            del lives
+            assert watcher() is None
+
+    monkeypatch.setattr("kafkasaga.examples.order_system.demo.databases.make_business_tables", make_tables)
+    assert run(DemoOptions(orders=100_000, time_limit=60)) == 130
+    assert capsys.readouterr().out.strip().endswith("stopped")
 
 
 def services_of(demo: int) -> list[int]:

@@ -2,15 +2,12 @@
 
 import asyncio
 import shutil
-import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Coroutine, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,6 +20,7 @@ from .check import Check
 from .customers import Customers, FrontError
 from .report import Facts, OrderProgress, show, write_json
 from .seed import planned_orders
+from .stop import Stop
 from .system import ServiceEnded, System, running_system
 
 LOOK_SECONDS = 0.1
@@ -58,8 +56,8 @@ def run(options: DemoOptions) -> int:
     console = Console()
     folder = Path(tempfile.mkdtemp(prefix="kafkasaga-demo-"))
     try:
-        with _stopped_by_sigterm():
-            facts = _course(options, console, folder)
+        with Stop() as stop:
+            facts = _course(options, console, folder, stop)
     except KeyboardInterrupt:
         console.print("stopped")
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +74,7 @@ def run(options: DemoOptions) -> int:
     return 0
 
 
-def _course(options: DemoOptions, console: Console, folder: Path) -> Facts:
+def _course(options: DemoOptions, console: Console, folder: Path, stop: Stop) -> Facts:
     began = time.monotonic()
     console.print("starting a broker, five databases and five services …")
     with running_system(options.bootstrap_servers, options.database_url, folder) as system:
@@ -84,7 +82,7 @@ def _course(options: DemoOptions, console: Console, folder: Path) -> Facts:
         customers = Customers(system.front, run_id=uuid4().hex)
         chaos = Chaos(system.processes, options.kills_each if options.chaos else 0, options.seed)
         with OrderProgress(console, options.orders) as progress:
-            course = _Course(options, system, check, customers, chaos, progress)
+            course = _Course(options, system, check, customers, chaos, progress, stop)
             ordering, late = time.monotonic(), None
             try:
                 seconds = asyncio.run(course.all_orders())
@@ -131,9 +129,10 @@ class _Course:
         customers: Customers,
         chaos: Chaos,
         progress: OrderProgress,
+        stop: Stop,
     ) -> None:
         self._options, self._system, self._check = options, system, check
-        self._customers, self._chaos, self._progress = customers, chaos, progress
+        self._customers, self._chaos, self._progress, self._stop = customers, chaos, progress, stop
         self._limit = time.monotonic() + options.time_limit
         self._before = check.by_status()
         self._orders = planned_orders(options.orders, options.seed)
@@ -161,6 +160,7 @@ class _Course:
         limit = time.monotonic() + QUIET_SECONDS
         while not self._check.quiet() and time.monotonic() < limit:
             time.sleep(LOOK_SECONDS)
+            self._stop.check()
             self._system.check_alive()
 
     async def _watched(self, placing: Coroutine[Any, Any, None], *, orders: int) -> None:
@@ -181,27 +181,10 @@ class _Course:
         return len(placed) == orders == len(self._check.ended(placed))
 
     def _look(self) -> None:
+        self._stop.check()
         self._system.check_alive()
         now = self._check.by_status() - self._before
         self._progress.show(len(self._customers.placed), now)
         if time.monotonic() > self._limit:
             found = ", ".join(f"{count} {status}" for status, count in now.items())
             raise TookTooLong(f"the time limit of {self._options.time_limit:.0f} seconds was reached; orders: {found}")
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Generator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: in good order."""
-
-    def stop(_number: int, frame: FrameType | None) -> None:
-        # Not by raising SIGINT: started in the background of a script, this process ignores that one.
-        interrupt = signal.getsignal(signal.SIGINT)
-        if not callable(interrupt):
-            raise KeyboardInterrupt
-        interrupt(signal.SIGINT, frame)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
