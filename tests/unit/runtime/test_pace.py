@@ -2,7 +2,7 @@
 
 import pytest
 
-from kafkasaga.runtime.pace import LONGEST, WORTH, Pace
+from kafkasaga.runtime.pace import BATCHES, LONGEST, WORTH, Pace
 from tests.unit.runtime.kit import VirtualClock
 
 
@@ -21,17 +21,24 @@ def rounds(pace: Pace, clock: VirtualClock, count: int, *, wait: float, work: fl
         pace.worked(messages)
 
 
-def test_one_that_is_idle_gathers_nothing(clock: VirtualClock) -> None:
+def test_one_that_is_idle_gathers_next_to_nothing(clock: VirtualClock) -> None:
     pace = Pace(clock)
     assert pace.gather == 0
     rounds(pace, clock, 100, wait=0.2, work=0.002)
-    assert pace.gather < LONGEST / 1000
+    assert pace.gather < 0.002 / 10
 
 
-def test_one_that_is_always_at_work_gathers_as_long_as_it_may(clock: VirtualClock) -> None:
+@pytest.mark.parametrize("work", [0.002, 0.01])
+def test_one_that_is_always_at_work_gathers_for_the_time_of_some_batches(clock: VirtualClock, work: float) -> None:
     pace = Pace(clock)
-    rounds(pace, clock, 500, wait=0, work=0.005)
-    assert pace.gather == pytest.approx(LONGEST, rel=0.01), "to gather is not to be idle"
+    rounds(pace, clock, 1000, wait=0, work=work)
+    assert pace.gather == pytest.approx(BATCHES * work, rel=0.01), "to gather is not to be idle"
+
+
+def test_the_moment_has_an_end_however_long_batches_take(clock: VirtualClock) -> None:
+    pace = Pace(clock)
+    rounds(pace, clock, 100, wait=0, work=2.0)
+    assert pace.gather == LONGEST
 
 
 @pytest.mark.parametrize(("messages", "gathers"), [(1, False), (WORTH - 1, False), (WORTH + 1, True)])
@@ -49,7 +56,7 @@ def test_the_busier_the_longer(clock: VirtualClock) -> None:
         pace = Pace(clock)
         rounds(pace, clock, 2000, wait=0.01 * (1 - share), work=0.01 * share)
         gathered.append(pace.gather)
-        assert pace.gather == pytest.approx(LONGEST * share**2, rel=0.1)
+        assert pace.gather == pytest.approx(BATCHES * 0.01 * share * share, rel=0.1)
     assert gathered == sorted(gathered)
 
 
@@ -57,7 +64,14 @@ def test_a_pause_is_enough_to_be_idle_again(clock: VirtualClock) -> None:
     pace = Pace(clock)
     rounds(pace, clock, 500, wait=0, work=0.005)
     rounds(pace, clock, 1, wait=2, work=0.005)
-    assert pace.gather < LONGEST / 100
+    assert pace.gather < 0.005 / 10
+
+
+def test_batches_that_became_fast_again_are_what_counts(clock: VirtualClock) -> None:
+    pace = Pace(clock)
+    rounds(pace, clock, 20, wait=0, work=1.0)
+    rounds(pace, clock, 60, wait=0, work=0.005)
+    assert pace.gather == pytest.approx(BATCHES * 0.005, rel=0.1)
 
 
 def test_a_poll_that_returned_before_its_time_was_not_in_the_future(clock: VirtualClock) -> None:
@@ -67,4 +81,4 @@ def test_a_poll_that_returned_before_its_time_was_not_in_the_future(clock: Virtu
         pace.polled(LONGEST)
         clock.sleep(0.02)
         pace.worked(50)
-    assert pace.gather == pytest.approx(LONGEST, rel=0.01)
+    assert pace.gather == pytest.approx(BATCHES * 0.02, rel=0.01)
