@@ -129,6 +129,8 @@ class SqlRelayQueue:
 
     def __init__(self, sql: Sql, share: Share) -> None:
         self.tables: Final[Tables] = sql.tables
+        self.relays: Final = share.of
+        """How many read the outbox, each a share of it."""
         self._reader = OutboxReader(sql, share, self._execute)
 
     def _execute(self, connection: Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,10 +1,10 @@
 """Waking the relay after a commit.
 
-If the active relay of an outbox runs in this process, it is called. Otherwise PostgreSQL carries the word: a NOTIFY
-*after* the commit, on a connection of its own. (Inside the transaction it would serialise all commits: measured, 12 to
-25 % slower.) Whoever commits sends it, and waits for nothing; while the last one is not answered, and where there is no
-connection yet, a background thread does. So many commits make one NOTIFY. A wake-up that gets lost costs the relay's
-polling interval, nothing else; a needless one costs a look at the outbox.
+If the active relays of an outbox run in this process, they are called. Where one is elsewhere, PostgreSQL carries the
+word: a NOTIFY *after* the commit, on a connection of its own. (Inside the transaction it would serialise all commits:
+measured, 12 to 25 % slower.) Whoever commits sends it, and waits for nothing; while the last one is not answered, and
+where there is no connection yet, a background thread does. So many commits make one NOTIFY. A wake-up that gets lost
+costs the relay's polling interval, nothing else; a needless one costs a look at the outbox.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class Listener(Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether it is the one that reads the outbox."""
+        """Whether it is one that reads the outbox."""
+        ...
+
+    @property
+    def relays(self) -> int:
+        """How many read it, wherever they are."""
         ...
 
     def wake(self) -> None: ...
@@ -94,7 +99,8 @@ def wake(engine: Engine, tables: Tables) -> None:
         active = [listener for listener in _listeners.get(target, ()) if listener.active]
     for listener in active:
         listener.wake()
-    if not active and engine.dialect.name == "postgresql":
+    elsewhere = len(active) < max((listener.relays for listener in active), default=1)
+    if elsewhere and engine.dialect.name == "postgresql":
         notifier(engine).notify(target.channel)
 
 

@@ -409,6 +409,31 @@ class TestWake:
             publish(postgres_store, envelope())
             assert heard()
 
+    def test_who_has_a_share_here_wakes_those_of_other_processes_too(self, postgres_store: SqlStore) -> None:
+        channel = listening_channel(postgres_store)
+        here, elsewhere = postgres_store.relay_queues(2)
+        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            listener.exec_driver_sql("LISTEN nothing_else")
+            driver = listener.connection.driver_connection
+            assert driver is not None
+
+            def heard() -> str:
+                return str(next(iter(driver.notifies(timeout=20, stop_after=1))).channel)
+
+            assert here.acquire()
+            assert not woken(here)
+            publish(postgres_store, envelope())
+            assert woken(here)
+            assert heard() == channel
+            until(elsewhere.acquire)  # now all of them are here
+            publish(postgres_store, envelope())
+            assert woken(elsewhere)
+            wake.notifier(postgres_store.engine).notify("nothing_else")
+            assert heard() == "nothing_else"
+        here.close()
+        elsewhere.close()
+
     def test_a_notifier_whose_connection_was_lost_connects_again(self, postgres_store: SqlStore) -> None:
         channel = listening_channel(postgres_store)
         notifier = wake.notifier(postgres_store.engine)
