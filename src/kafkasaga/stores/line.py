@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import psycopg
-from psycopg import generators
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 
-log = logging.getLogger("kafkasaga.relay")
+from kafkasaga.stores.trips import fetch_many
 
-_fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("Any", generators).fetch_many
-"""Psycopg's own way to read what answers one statement."""
+log = logging.getLogger("kafkasaga.relay")
 
 
 class Line:
@@ -49,8 +46,7 @@ class Line:
             return False
         try:
             if not self._is_answered:
-                # A plain `get_result` would wait with the GIL held.
-                for answer in self._driver.wait(_fetch_many(self._server)):
+                for answer in self._driver.wait(fetch_many(self._server)):
                     _look_at(answer)
                 self._is_answered = True
         except psycopg.Error:

@@ -12,24 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
+from struct import Struct
 from typing import Any, Final
+
+import psycopg
+from sqlalchemy import Connection
 
 from kafkasaga.ports import OutboxRow, Page, id_of, nothing, position_of
 from kafkasaga.stores.arrays import bigints, uuids
 from kafkasaga.stores.bulk import Sql
-from kafkasaga.stores.direct import Array, Direct, Query, Rows
+from kafkasaga.stores.driver import raised, send
 from kafkasaga.stores.relay_queue import HIGHEST, OutboxReader, as_row
 from kafkasaga.stores.relay_share import Share
+from kafkasaga.stores.trips import Reply, Trips
 
-_LARGE: Final = "length(payload) > $4"
+_LARGE: Final = "length(payload) > $4::bigint"
+_bigint: Final = Struct("!q").pack
 _header_of: Final[Callable[[tuple[Any, ...]], str | None]] = itemgetter(5)
 
 
 class DirectReader:
     """Statements on the outbox, on the connection of the relay that holds it."""
 
-    def __init__(self, sql: Sql, share: Share, reader: OutboxReader, direct: Direct) -> None:
-        self._reader, self._direct = reader, direct
+    def __init__(self, sql: Sql, share: Share, reader: OutboxReader, connection: Connection, trips: Trips) -> None:
+        self._reader, self._connection, self._trips = reader, connection, trips
         outbox = sql.name("outbox")
         ours = f" AND {share.condition}" if share.condition else ""
         contents = f"CASE WHEN {_LARGE} THEN NULL ELSE payload END, CASE WHEN {_LARGE} THEN NULL ELSE headers END"
@@ -45,35 +51,45 @@ class DirectReader:
 
     def fetch(self, page: Page) -> list[OutboxRow]:
         """One statement; two when large rows come, or have come to an end."""
-        return self._read(page, self._direct.ask(self._page(page)))
+        return self._read(page, self._ask(page).rows())
 
     def delete(self, rows: Sequence[OutboxRow], meanwhile: Callable[[], None], then: Page | None) -> list[OutboxRow]:
         """One round trip."""
-        lists = Array(bigints(map(position_of, rows), len(rows))), Array(uuids(map(id_of, rows), len(rows)))
-        # A kept plan for lists would compare each with each.
-        delete = Query(self._delete, lists, b"kafkasaga_delete" if len(rows) == 1 else b"")
         if then is None and meanwhile is nothing:
-            self._direct.ask(delete)
+            self._remove(rows)
             return []
-        queries = [delete] if then is None else [delete, self._page(then)]
-        found = self._direct.ask_together(queries, meanwhile)
-        return [] if then is None else self._read(then, found[1])
+        try:
+            with self._trips.together():
+                self._remove(rows)
+                page = None if then is None else self._ask(then)
+                self._trips.exchange(meanwhile)
+        except psycopg.Error as error:
+            raised(self._connection, self._delete, error)
+        return [] if then is None or page is None else self._read(then, page.rows())
 
-    def _page(self, page: Page) -> Query:
+    def _remove(self, rows: Sequence[OutboxRow]) -> None:
+        lists = bigints(map(position_of, rows), len(rows)), uuids(map(id_of, rows), len(rows))
+        # A kept plan for lists would compare each with each.
+        send(self._connection, self._trips, self._delete, lists, prepare=len(rows) == 1)
+
+    def _ask(self, page: Page) -> Reply:
         if page.size is None or page.skip.topics or page.skip.lanes or self._expects_large:
-            return self._summed(page)
+            return self._ask_summed(page)
         upto = HIGHEST if page.upto is None else page.upto
-        return Query(self._small, (page.after, upto, page.limit, _share(page)), b"kafkasaga_page")
+        values = _bigint(page.after), _bigint(upto), _bigint(page.limit), _bigint(_share(page))
+        return send(self._connection, self._trips, self._small, values, prepare=True)
 
-    def _summed(self, page: Page) -> Query:
+    def _ask_summed(self, page: Page) -> Reply:
         text, values = self._reader.query(page)
         first, *parts = text.split("%s")
-        return Query("".join([first, *(f"${n}{part}" for n, part in enumerate(parts, start=1))]).encode(), values)
+        numbered = "".join([first, *(f"${n}{part}" for n, part in enumerate(parts, start=1))])
+        binary = [value.encode() if isinstance(value, str) else _bigint(value) for value in values]
+        return send(self._connection, self._trips, numbered.encode(), binary)
 
-    def _read(self, page: Page, found: Rows) -> list[OutboxRow]:
+    def _read(self, page: Page, found: list[tuple[Any, ...]]) -> list[OutboxRow]:
         if None in map(_header_of, found):
             self._expects_large = True
-            found = self._direct.ask(self._summed(page))
+            found = self._ask_summed(page).rows()
         rows = list(map(as_row, found))
         if self._expects_large:
             self._expects_large = page.size is None or any(row.size > _share(page) for row in rows)

@@ -144,8 +144,6 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         """Whether something came since the last time; forgets it."""
         with suppress(BlockingIOError):
             self._notified |= bool(self._wakers[0].recv(4096))
-        if self._connection is not None and self._held:
-            self._hear(_driver(self._connection).pgconn)  # what came with the answer to a statement
         notified, self._notified = self._notified, False
         return notified
 
@@ -205,11 +203,11 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         return True
 
     def _direct_reader(self, connection: Connection) -> DirectReader | None:
-        from kafkasaga.stores.direct import Direct  # who uses SQLite need not have psycopg
+        from kafkasaga.stores.driver import trips_of  # who uses SQLite need not have psycopg
         from kafkasaga.stores.relay_direct import DirectReader
 
-        direct = Direct.of(connection)
-        return None if direct is None else DirectReader(self._sql, self._share, self._reader, direct)
+        trips = trips_of(connection)
+        return None if trips is None else DirectReader(self._sql, self._share, self._reader, connection, trips)
 
     def _lock_key(self, connection: Connection) -> int:
         """The lock's number: advisory locks belong to a database, so schema, prefix and share make it unique."""

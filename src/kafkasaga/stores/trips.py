@@ -2,15 +2,16 @@
 
 psycopg's own pipeline hands each statement to the network by itself, and waits until it may. For the small statements
 of a batch that is most of their time, on both sides of the connection. So they are given to libpq, on which psycopg is
-built: it keeps them until all are there.
+built: it keeps them until all are there. A statement that travels alone goes to libpq too, without psycopg's cursors
+and contexts, which cost the client more than everything below them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import count
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import psycopg
 from psycopg import generators
@@ -26,8 +27,14 @@ Names = MutableMapping[tuple[bytes, tuple[Any, ...]], bytes]
 _OURS: Final = ("kafkasaga",)
 """Stands where psycopg has the types of a statement's parameters."""
 _send: Final[Callable[[Any], Generator[Any, Any, None]]] = cast("Any", generators).send
-_fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("Any", generators).fetch_many
-"""Psycopg's own ways to empty the buffer of a connection, and to read what answers one statement."""
+fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("Any", generators).fetch_many
+"""Psycopg's own ways to empty the buffer of a connection, and to read what answers one statement. They are given to
+``Connection.wait``, which lets other threads run meanwhile, and Ctrl-C end it; libpq itself would do neither.
+"""
+# Looked up once: in Python 3.11 each look at a member of an enumeration is a call.
+_BINARY: Final = Format.BINARY
+_IDLE: Final = TransactionStatus.IDLE
+_NO_PIPELINE: Final = PipelineStatus.OFF
 _REFUSED: Final = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 _numbers: Final = count()
 """For the names of prepared statements: one that somebody dropped is prepared again under another name."""
@@ -38,9 +45,8 @@ class Reply:
 
     __slots__ = ("_result", "_trips")
 
-    def __init__(self, trips: Trips) -> None:
-        self._trips = trips
-        self._result: PGresult | None = None
+    def __init__(self, trips: Trips, result: PGresult | None = None) -> None:
+        self._trips, self._result = trips, result
 
     def arrived(self, result: PGresult) -> None:
         self._result = result
@@ -48,6 +54,8 @@ class Reply:
     def rows(self) -> list[tuple[Any, ...]]:
         """What it returns; psycopg makes Python's values of it."""
         result, loader = self._there(), self._trips.loader
+        if not result.ntuples:
+            return []
         loader.set_pgresult(result)
         return loader.load_rows(0, result.ntuples, tuple)
 
@@ -67,41 +75,44 @@ class Trips:
 
     def __init__(self, driver: psycopg.Connection[Any]) -> None:
         self._driver: Final = driver
+        self._server: Final = driver.pgconn
         self.loader: Final = Transformer(driver)
-        self._names: Final = _names_known(driver)
-        """Of statements that are prepared; None: none is to be."""
+        known = _names_known(driver)
+        self._names: Final[Names] = {} if known is None else known
+        """Of statements that are prepared."""
+        self._prepares: Final = known is not None
         self._preparing: list[bytes] = []
         """Those of them that nobody has heard of yet."""
         self._asked: list[Reply | None] = []
         """Who waits for the next answers, in their order; nobody, for BEGIN and for what prepares a statement."""
-        self._together = False
+        self._blocks = 0
+        """Of ``together``: how many are open, one inside the other."""
 
     @property
     def interrupted(self) -> bool:
         """Whether a trip has not come to its end: nobody knows what of it was done."""
-        return self._driver.pgconn.pipeline_status != PipelineStatus.OFF
+        return self._server.pipeline_status != _NO_PIPELINE
 
-    @contextmanager
-    def together(self) -> Generator[None]:
+    def together(self) -> AbstractContextManager[object]:
         """What is sent inside the block goes in one trip, unless an answer is asked for before.
 
         Raises:
             psycopg.Error: of the first statement that failed; PostgreSQL has executed nothing behind it.
         """
-        if self._together:
-            yield
+        return self
+
+    def __enter__(self) -> None:
+        self._blocks += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._blocks -= 1
+        if self._blocks:
             return
-        self._together = True
-        try:
-            yield
-        except BaseException:
+        if kind is None:
+            self.exchange()
+        else:
             with suppress(psycopg.Error):
                 self.exchange()
-            raise
-        else:
-            self.exchange()
-        finally:
-            self._together = False
 
     def send(self, statement: bytes, values: Values = (), *, prepare: bool = False) -> Reply:
         """Send a statement, with binary values for its ``$1``, ``$2`` and so on: at once, or with others.
@@ -111,19 +122,21 @@ class Trips:
         Raises:
             psycopg.Error: of a statement that failed; ``ProgrammingError`` inside a pipeline of psycopg's.
         """
-        if not self._asked:
-            self._set_out()
-        server, formats = self._driver.pgconn, [Format.BINARY] * len(values)
-        if prepare and self._names is not None and self._driver.prepare_threshold is not None:
-            name = self._names.get((statement, _OURS)) or self._prepare(statement, self._names)
-            server.send_query_prepared(name, values, formats, Format.BINARY)
-        else:
-            server.send_query_params(statement, values, None, formats, Format.BINARY)
-        reply = Reply(self)
-        self._asked.append(reply)
-        if not self._together:
-            self.exchange()
-        return reply
+        if not self._asked and self._server.pipeline_status != _NO_PIPELINE:
+            raise psycopg.ProgrammingError(
+                "a pipeline is under way on this connection: let `with connection.pipeline():` end before kafkasaga "
+                "writes in its transaction"
+            )
+        name = self._names.get((statement, _OURS)) if prepare else None
+        is_new = prepare and name is None and self._prepares and self._driver.prepare_threshold is not None
+        if self._blocks or is_new or self._has_to_begin():
+            return self._send_with_others(statement, values, name, is_new=is_new)
+        self._leave(statement, values, name)
+        self._flush()
+        (answer,) = self._driver.wait(fetch_many(self._server))
+        if answer.status in _REFUSED:
+            self._refused(answer)
+        return Reply(self, answer)
 
     def exchange(self, meanwhile: Callable[[], None] = nothing) -> None:
         """Send what is there, do something else, and wait for all answers.
@@ -133,14 +146,12 @@ class Trips:
         """
         if not self._asked:
             return
-        (asked, self._asked), driver, server = (self._asked, []), self._driver, self._driver.pgconn
-        server.pipeline_sync()
-        if meanwhile is not nothing:
-            # Of much data the last part may still be here: nobody is to wait for our locks meanwhile.
-            driver.wait(_send(server))
-            meanwhile()
-        answers = driver.wait(_answers(server, len(asked)))
-        server.exit_pipeline_mode()
+        asked, self._asked = self._asked, []
+        self._server.pipeline_sync()
+        self._flush()
+        meanwhile()
+        answers = self._driver.wait(_answers(self._server, len(asked)))
+        self._server.exit_pipeline_mode()
         for reply, answer in zip(asked, answers, strict=True):
             if answer.status in _REFUSED:
                 self._refused(answer)
@@ -148,32 +159,53 @@ class Trips:
                 reply.arrived(answer)
         self._preparing.clear()
 
+    def _send_with_others(self, statement: bytes, values: Values, name: bytes | None, *, is_new: bool) -> Reply:
+        if not self._asked:
+            self._set_out()
+        if is_new:
+            name = self._prepare(statement)
+        self._leave(statement, values, name)
+        reply = Reply(self)
+        self._asked.append(reply)
+        if not self._blocks:
+            self.exchange()
+        return reply
+
     def _set_out(self) -> None:
-        driver, server = self._driver, self._driver.pgconn
-        if self.interrupted:
-            raise psycopg.ProgrammingError(
-                "a pipeline is under way on this connection: let `with connection.pipeline():` end before kafkasaga "
-                "writes in its transaction"
-            )
-        server.enter_pipeline_mode()
-        if not driver.autocommit and server.transaction_status == TransactionStatus.IDLE:
-            server.send_query_params(_begin(driver), ())
+        begins = self._has_to_begin()
+        self._server.enter_pipeline_mode()
+        if begins:
+            self._server.send_query_params(_begin(self._driver), ())
             self._asked.append(None)
 
-    def _prepare(self, statement: bytes, names: Names) -> bytes:
-        name = names[statement, _OURS] = b"kafkasaga_%d" % next(_numbers)
+    def _has_to_begin(self) -> bool:
+        return not self._driver.autocommit and self._server.transaction_status == _IDLE
+
+    def _prepare(self, statement: bytes) -> bytes:
+        name = self._names[statement, _OURS] = b"kafkasaga_%d" % next(_numbers)
         self._preparing.append(statement)
-        self._driver.pgconn.send_prepare(name, statement)
+        self._server.send_prepare(name, statement)
         self._asked.append(None)
         return name
 
-    def _refused(self, answer: PGresult) -> None:
+    def _leave(self, statement: bytes, values: Values, name: bytes | None) -> None:
+        formats = [_BINARY] * len(values)
+        if name is None:
+            self._server.send_query_params(statement, values, None, formats, _BINARY)
+        else:
+            self._server.send_query_prepared(name, values, formats, _BINARY)
+
+    def _flush(self) -> None:
+        """Of much data the last part may still be here: nobody is to wait for our locks meanwhile."""
+        if self._server.flush():
+            self._driver.wait(_send(self._server))
+
+    def _refused(self, answer: PGresult) -> NoReturn:
         error = error_from_result(answer, self._driver.info.encoding)
-        if self._names is not None:
-            if isinstance(error, InvalidSqlStatementName):  # after somebody's DISCARD ALL the server knows none of them
-                self._names.clear()
-            for statement in self._preparing:
-                self._names.pop((statement, _OURS), None)
+        if isinstance(error, InvalidSqlStatementName):  # after somebody's DISCARD ALL the server knows none of them
+            self._names.clear()
+        for statement in self._preparing:
+            self._names.pop((statement, _OURS), None)
         self._preparing.clear()
         raise error
 
@@ -201,9 +233,8 @@ def _begin(driver: psycopg.Connection[Any]) -> bytes:
 
 def _answers(server: Any, count: int) -> Generator[Any, Any, list[PGresult]]:
     """The answers to as many statements, the first refusal among them; then the server is in step again."""
-    yield from _send(server)
     answers: list[PGresult] = []
     for _ in range(count):
-        answers += yield from _fetch_many(server)
-    yield from _fetch_many(server)  # the end of the trip
+        answers += yield from fetch_many(server)
+    yield from fetch_many(server)  # the end of the trip
     return answers

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -218,14 +218,25 @@ class TestLock:
             queue.fetch(0, 1)
         queue.close()
 
-    def test_i11_when_the_holders_connection_dies_another_takes_over(self, postgres_store: SqlStore) -> None:
+    @pytest.mark.parametrize(
+        "notice",
+        [
+            lambda holder: holder.fetch(0, 1),
+            lambda holder: holder.delete([row_of_nothing()]),
+            lambda holder: holder.delete([row_of_nothing()], then=Page(0, 1)),
+        ],
+        ids=["by reading", "by deleting", "by both at once"],
+    )
+    def test_i11_when_the_holders_connection_dies_another_takes_over(
+        self, postgres_store: SqlStore, notice: Callable[[RelayQueue], object]
+    ) -> None:
         holder, standby = postgres_store.relay_queue(), postgres_store.relay_queue()
         assert holder.acquire()
         assert not standby.acquire()
         terminate_holder(postgres_store)
         until(standby.acquire)
         with pytest.raises(DatabaseUnavailable):
-            holder.fetch(0, 1)
+            notice(holder)
         assert not holder.acquire()
         standby.close()
         until(holder.acquire)
@@ -485,7 +496,8 @@ class TestWake:
         session.close()
 
 
-def test_while_a_relay_waits_for_the_database_the_process_goes_on(postgres_store: SqlStore) -> None:
+@pytest.mark.parametrize("then", [None, Page(0, 10)], ids=["alone", "with the next page"])
+def test_while_a_relay_waits_for_the_database_the_process_goes_on(postgres_store: SqlStore, then: Page | None) -> None:
     """Whoever waits with the GIL held waits here for ever: nobody else could end the other transaction."""
     threads, queue = Threads(postgres_store), postgres_store.relay_queue()
     assert queue.acquire()
@@ -499,10 +511,29 @@ def test_while_a_relay_waits_for_the_database_the_process_goes_on(postgres_store
             other.rollback()
 
         over = threads.start(let_go)
-        assert queue.delete(rows[:1], then=Page(0, 10)) == rows[1:]
+        assert queue.delete(rows[:1], then=then) == ([] if then is None else rows[1:])
         over.result()
+    assert queue.fetch(0, 10) == rows[1:]
     queue.close()
     threads.close()
+
+
+def test_plans_are_kept_of_what_a_lone_row_takes_and_of_nothing_else(postgres_store: SqlStore) -> None:
+    """A kept plan for a list of rows would compare each with each, and one with sums would read the whole backlog."""
+    queue = postgres_store.relay_queue()
+    assert isinstance(queue, PostgresqlRelayQueue)
+    assert queue.acquire()
+    publish(postgres_store, *[envelope() for _ in range(12)])
+    for _ in range(2):
+        queue.delete(queue.fetch(0, 1, None, 1000), then=Page(0, 2, None, 1000))
+        queue.delete(queue.fetch(0, 2, None, 1000))
+        queue.fetch(0, 2)
+        queue.fetch(0, 2, None, 1000, Skip(frozenset({"returns"})))
+    assert queue._connection is not None
+    query = """SELECT split_part(statement, ' ', 1), statement LIKE '%%sum(%%', generic_plans + custom_plans
+    FROM pg_prepared_statements WHERE name LIKE 'kafkasaga%%' ORDER BY 1"""
+    assert queue._connection.exec_driver_sql(query).all() == [("DELETE", False, 2), ("SELECT", False, 6)]
+    queue.close()
 
 
 def ended(waiting: Future[None]) -> bool:

@@ -1,6 +1,10 @@
 """Statements that travel together: what PostgreSQL, psycopg and SQLAlchemy make of a connection afterwards."""
 
+import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -11,6 +15,7 @@ from sqlalchemy import text
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.stores import SqlStore
 from kafkasaga.stores.trips import Trips
+from tests.contract.stores.store_kit import until
 from tests.contract.stores.test_store_driver import PLACE
 
 ADD = b"INSERT INTO t SELECT unnest($1::int[]) RETURNING n"
@@ -21,10 +26,13 @@ DROP_BY_NAME = """DO $$ DECLARE one text; BEGIN
 END $$"""
 
 
+def connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True)
+
+
 @pytest.fixture
 def driver(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    url = postgres_url.replace("postgresql+psycopg", "postgresql")
-    with psycopg.connect(url, autocommit=True) as connection:
+    with connect(postgres_url) as connection:
         connection.execute("CREATE TABLE t (n int)")
         yield connection
 
@@ -152,6 +160,42 @@ def test_more_than_fits_into_the_socket_goes_both_ways(driver: psycopg.Connectio
     with trips.together():
         replies = [trips.send(b"SELECT $1::bytea", [much]) for _ in range(4)]
     assert [reply.rows() for reply in replies] == [[(much,)]] * 4
+    assert trips.send(b"SELECT length($1::bytea)", [much * 8]).rows() == [(64_000_000,)], "also alone"
+
+
+def test_blocks_within_a_block_end_with_it(driver: psycopg.Connection[Any]) -> None:
+    trips = Trips(driver)
+    with pytest.raises(psycopg.errors.DivisionByZero), trips.together():  # noqa: PT012
+        with trips.together():
+            trips.send(ADD, [ONE])
+        trips.send(b"SELECT 1 / 0")
+    assert driver.execute("SELECT * FROM t").fetchall() == [], "one trip is one transaction"
+    assert trips.send(ADD, [ONE]).count() == 1, "no block is open any more"
+    assert driver.execute("SELECT * FROM t").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_ctrl_c_ends_the_wait_for_an_answer(driver: psycopg.Connection[Any], postgres_url: str, *, alone: bool) -> None:
+    trips, main = Trips(driver), threading.get_ident()
+    driver.execute("SET lock_timeout = '30s'")  # who waits inside of libpq hears of nothing else
+    with connect(postgres_url) as other, ThreadPoolExecutor() as threads:
+
+        def is_waited_for() -> bool:
+            return other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchone() is not None
+
+        def interrupt() -> None:
+            until(is_waited_for)
+            signal.pthread_kill(main, signal.SIGINT)
+            until(lambda: not is_waited_for())
+
+        other.execute("SELECT pg_advisory_lock(7)")
+        over = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt), nullcontext() if alone else trips.together():
+            trips.send(b"SELECT pg_advisory_lock(7)")
+        over.result()
+    assert trips.interrupted is not alone
+    if alone:
+        assert trips.send(b"SELECT 1::int").rows() == [(1,)]
 
 
 def test_a_batch_that_meets_a_dropped_statement_is_only_run_again(postgres_store: SqlStore) -> None:
