@@ -1,40 +1,20 @@
-"""Place-order as a Restate handler, an ASGI application; SHOP_DSN names the database."""
+"""Place-order as a Restate handler, an ASGI application."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import restate
-from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.peers import steps
-
-CONNECTIONS = 16
-"""At most, in each process: more of them wait for one another's commits."""
+from benchmarks.peers.pooled import Order, execute
 
 shop = restate.Service("shop")
-pool = AsyncConnectionPool(
-    os.environ.get("SHOP_DSN", ""),
-    min_size=CONNECTIONS,
-    max_size=CONNECTIONS,
-    kwargs={"autocommit": True, "prepare_threshold": 0},
-    open=False,
-)
 
 
-async def execute(statement: str, order: dict[str, Any]) -> int:
-    """Run one statement in a transaction of its own; how many rows it touched."""
-    if pool.closed:  # it needs the event loop, which is there now
-        await pool.open()
-    async with pool.connection() as connection:
-        touched: int = (await connection.execute(statement, order)).rowcount
-        return touched
-
-
-async def run(ctx: restate.Context, name: str, statement: str, order: dict[str, Any]) -> None:
+async def run(ctx: restate.Context, name: str, statement: str, order: Order) -> None:
     async def action() -> None:
         await execute(statement, order)
 

@@ -18,7 +18,8 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 from benchmarks.peers import steps
 from benchmarks.peers.jobs import End, jobs, place_all
-from benchmarks.peers.temporal_workflow import ACTIVITIES, WORKFLOWS, pool
+from benchmarks.peers.pooled import pool
+from benchmarks.peers.temporal_workflow import ACTIVITIES, WORKFLOWS
 
 GIVEN_UP = timedelta(minutes=15)
 """Nothing of a run that failed is left on the server for longer."""

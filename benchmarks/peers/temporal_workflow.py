@@ -1,75 +1,44 @@
-"""Place-order as a Temporal workflow, and its activities; SHOP_DSN names the database."""
+"""Place-order as a Temporal workflow, and its activities."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
 from temporalio import activity, workflow
 
 from benchmarks.peers import steps
+from benchmarks.peers.pooled import Order, execute
 
-CONNECTIONS = 16
-"""At most: more of them wait for one another's commits."""
 LONGEST = timedelta(seconds=30)
 """Of one try of a step, after which it is tried again."""
 
-Order = dict[str, Any]
 Step = Callable[[Order], Awaitable[Any]]
 
-pool = AsyncConnectionPool(
-    os.environ.get("SHOP_DSN", ""),
-    min_size=CONNECTIONS,
-    max_size=CONNECTIONS,
-    kwargs={"autocommit": True, "prepare_threshold": 0},
-    open=False,
-)
+
+def step(name: str, statement: str) -> Step:
+    """An activity that runs one statement."""
+
+    async def run(order: Order) -> None:
+        await execute(statement, order)
+
+    named: Step = activity.defn(name=name)(run)
+    return named
 
 
-async def execute(statement: str, order: Order) -> int:
-    """Run one statement in a transaction of its own; how many rows it touched."""
-    async with pool.connection() as connection:
-        touched: int = (await connection.execute(statement, order)).rowcount
-        return touched
-
-
-@activity.defn
-async def note_created(order: Order) -> None:
-    await execute(steps.NOTE_CREATED, order)
-
-
-@activity.defn
-async def reserve(order: Order) -> None:
-    await execute(steps.RESERVE, order)
+note_created = step("note_created", steps.NOTE_CREATED)
+reserve = step("reserve", steps.RESERVE)
+release = step("release", steps.RELEASE)
+sell = step("sell", steps.SELL)
+complete = step("complete", steps.COMPLETE)
+cancel = step("cancel", steps.CANCEL)
 
 
 @activity.defn
 async def charge(order: Order) -> tuple[bool, float]:
     return await execute(steps.CHARGE, order) == 1, time.monotonic()
-
-
-@activity.defn
-async def release(order: Order) -> None:
-    await execute(steps.RELEASE, order)
-
-
-@activity.defn
-async def sell(order: Order) -> None:
-    await execute(steps.SELL, order)
-
-
-@activity.defn
-async def complete(order: Order) -> None:
-    await execute(steps.COMPLETE, order)
-
-
-@activity.defn
-async def cancel(order: Order) -> None:
-    await execute(steps.CANCEL, order)
 
 
 ACTIVITIES = (note_created, reserve, charge, release, sell, complete, cancel)

@@ -24,52 +24,44 @@ def workloads(options: Options) -> list[Workload]:
     many, known = f"{options.backlog:,} rows", f"{options.inbox:,} in the inbox"
     sagas = f"{options.finished_sagas:,} ended, {options.live_sagas:,} live"
     return [
-        Workload(
-            "growth",
-            "growth: the relay, by the number of rows that wait",
+        _growth(
+            "the relay, by the number of rows that wait",
             "rows/s",
-            (
-                Contender("few rows", _relay(FEW_ROWS)),
-                Contender(many, _relay(options.backlog)),
-            ),
-            baseline="few rows",
+            Contender("few rows", _relay(FEW_ROWS)),
+            Contender(many, _relay(options.backlog)),
         ),
-        Workload(
-            "growth",
-            "growth: the consumer, by the size of its inbox",
+        _growth(
+            "the consumer, by the size of its inbox",
             "messages/s",
-            (Contender("empty", _inbox(0)), Contender(known, _inbox(options.inbox))),
-            baseline="empty",
+            Contender("empty", _inbox(0)),
+            Contender(known, _inbox(options.inbox)),
         ),
-        Workload(
-            "growth",
-            "growth: sagas, by how many there are already",
+        _growth(
+            "sagas, by how many there are already",
             "sagas/s",
-            (Contender("none", _sagas(0, 0)), Contender(sagas, _sagas(options.finished_sagas, options.live_sagas))),
-            baseline="none",
+            Contender("none", _sagas(0, 0)),
+            Contender(sagas, _sagas(options.finished_sagas, options.live_sagas)),
         ),
-        Workload(
-            "growth",
-            "growth: the consumer, by replicas on this machine",
+        _growth(
+            "the consumer, by replicas on this machine",
             "messages/s",
-            tuple(Contender(_replicas(number), _consumers(number)) for number in REPLICAS),
-            baseline=_replicas(1),
+            *(Contender(_replicas(number), _consumers(number)) for number in REPLICAS),
         ),
-        Workload(
-            "growth",
-            "growth: sagas, by replicas of each service on this machine",
+        _growth(
+            "sagas, by replicas of each service on this machine",
             "sagas/s",
-            tuple(Contender(_replicas(number), _replicated(number)) for number in REPLICAS),
-            baseline=_replicas(1),
+            *(Contender(_replicas(number), _replicated(number)) for number in REPLICAS),
         ),
-        Workload(
-            "growth",
-            "growth: the relay, by the size of a message",
+        _growth(
+            "the relay, by the size of a message",
             "rows/s",
-            tuple(Contender(f"{size:,} bytes", _sized(size)) for size in SIZES),
-            baseline=f"{SIZES[0]:,} bytes",
+            *(Contender(f"{size:,} bytes", _sized(size)) for size in SIZES),
         ),
     ]
+
+
+def _growth(what: str, unit: str, *contenders: Contender) -> Workload:
+    return Workload("growth", f"growth: {what}", unit, contenders, baseline=contenders[0].name)
 
 
 def _replicas(number: int) -> str:

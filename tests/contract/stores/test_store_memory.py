@@ -59,6 +59,7 @@ ABOUT_SQL = {
     "test_what_another_process_commits_between_two_waits_is_not_missed",
     "test_a_delete_reads_the_page_that_is_asked_for",
     "test_while_a_relay_waits_for_the_database_the_process_goes_on",
+    "test_plans_are_kept_of_what_a_lone_row_takes_and_of_nothing_else",
 }
 
 
