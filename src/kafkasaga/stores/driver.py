@@ -117,7 +117,7 @@ class PsycopgWay(Way):
 
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         if (trips := trips_of(connection)) is not None:
-            send(connection, trips, b"COMMIT")
+            send(connection, trips, b"COMMIT")  # inside `together`: alone, nobody would call `meanwhile`
             try:
                 trips.exchange(meanwhile)
             except psycopg.Error as error:

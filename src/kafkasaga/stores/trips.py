@@ -33,6 +33,7 @@ fetch_many: Final[Callable[[Any], Generator[Any, Any, list[PGresult]]]] = cast("
 """
 # Looked up once: in Python 3.11 each look at a member of an enumeration is a call.
 _BINARY: Final = Format.BINARY
+_ACTIVE: Final = TransactionStatus.ACTIVE
 _IDLE: Final = TransactionStatus.IDLE
 _NO_PIPELINE: Final = PipelineStatus.OFF
 _REFUSED: Final = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
@@ -91,7 +92,10 @@ class Trips:
     @property
     def interrupted(self) -> bool:
         """Whether a trip has not come to its end: nobody knows what of it was done."""
-        return self._server.pipeline_status != _NO_PIPELINE
+        server = (
+            self._server
+        )  # a statement that travels alone has no pipeline, and what waits for its block is not sent
+        return server.pipeline_status != _NO_PIPELINE or server.transaction_status == _ACTIVE or bool(self._blocks)
 
     def together(self) -> AbstractContextManager[object]:
         """What is sent inside the block goes in one trip, unless an answer is asked for before.

@@ -99,7 +99,9 @@ def wake(engine: Engine, tables: Tables) -> None:
         active = [listener for listener in _listeners.get(target, ()) if listener.active]
     for listener in active:
         listener.wake()
-    elsewhere = len(active) < max((listener.relays for listener in active), default=1)
+    # While a deployment changes how many there are, relays of both numbers run: each number has to be complete here.
+    numbers = [listener.relays for listener in active]
+    elsewhere = not numbers or any(numbers.count(number) < number for number in numbers)
     if elsewhere and engine.dialect.name == "postgresql":
         notifier(engine).notify(target.channel)
 

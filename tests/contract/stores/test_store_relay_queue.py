@@ -445,6 +445,26 @@ class TestWake:
         here.close()
         elsewhere.close()
 
+    def test_relays_of_another_number_do_not_stand_for_a_share_that_is_elsewhere(
+        self, postgres_store: SqlStore
+    ) -> None:
+        """As in a rolling deployment: three relays are here, of four."""
+        channel = listening_channel(postgres_store)
+        former, (first, second, third) = postgres_store.relay_queue(), postgres_store.relay_queues(3)
+        with ExitStack() as stack:
+            for relay in (former, first, second, third):
+                stack.callback(relay.close)
+            for relay in (former, first, second):
+                until(relay.acquire)
+            listener = stack.enter_context(
+                postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            )
+            listener.exec_driver_sql(f"LISTEN {channel}")
+            publish(postgres_store, envelope())
+            driver = listener.connection.driver_connection
+            assert driver is not None
+            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+
     def test_a_notifier_whose_connection_was_lost_connects_again(self, postgres_store: SqlStore) -> None:
         channel = listening_channel(postgres_store)
         notifier = wake.notifier(postgres_store.engine)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from kafkasaga.errors import SerializationConflict
+from kafkasaga.ports import InboxKey
 from kafkasaga.stores import SqlStore
 from kafkasaga.stores.trips import Trips
 from tests.contract.stores.store_kit import until
@@ -91,6 +93,18 @@ def test_nothing_is_prepared_where_psycopg_prepares_nothing(driver: psycopg.Conn
     driver.prepare_threshold = None
     trips = Trips(driver)
     assert trips.send(ADD, [ONE], prepare=True).count() == 1
+    assert prepared(driver) == 0
+
+
+def test_nothing_is_prepared_where_psycopgs_cache_of_names_is_not_found(
+    driver: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would hear of what psycopg drops."""
+    with monkeypatch.context() as another_psycopg:
+        another_psycopg.delattr(driver, "_prepared")
+        trips = Trips(driver)
+    for _ in range(2):
+        assert trips.send(ADD, [ONE], prepare=True).count() == 1
     assert prepared(driver) == 0
 
 
@@ -225,3 +239,42 @@ def test_a_trip_that_was_interrupted_costs_its_connection(postgres_store: SqlSto
     with postgres_store.begin() as uow:
         uow.advance("shop", {PLACE: 2})
     assert postgres_store.positions("shop", [PLACE]) == {PLACE: 2}
+
+
+@pytest.mark.parametrize("skip_rollback", [False, True])
+@pytest.mark.parametrize("statement", ["BEGIN", "a prepared one"])
+def test_a_lone_statement_that_was_interrupted_before_the_wait_costs_its_connection(
+    postgres_store: SqlStore, monkeypatch: pytest.MonkeyPatch, statement: str, *, skip_rollback: bool
+) -> None:
+    """Nothing else is raised than what interrupted it, and the pool's only place is free again."""
+    options = {"skip_autocommit_rollback": True} if skip_rollback else {}
+    engine = create_engine(postgres_store.engine.url, pool_size=1, max_overflow=0, pool_timeout=0, **options)
+    store = SqlStore(engine, postgres_store.tables)
+    wait = psycopg.Connection.wait
+
+    def interrupted_before(connection: psycopg.Connection[Any], *args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised, store.begin() as uow:  # noqa: PT012
+        if statement == "a prepared one":
+            uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        monkeypatch.setattr(psycopg.Connection, "wait", interrupted_before)
+        try:
+            uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        finally:
+            monkeypatch.setattr(psycopg.Connection, "wait", wait)
+    assert raised.value.__context__ is None
+    with store.begin() as uow:
+        assert uow.claim_inbox([key := InboxKey("billing", "shop", uuid4())]) == {key}
+    store.close()
+
+
+def test_a_block_that_was_interrupted_before_its_end_costs_its_connection(driver: psycopg.Connection[Any]) -> None:
+    """What is sent would wait for the end of that block."""
+    trips = Trips(driver)
+    block = trips.together()
+    assert not trips.interrupted
+    block.__enter__()
+    assert trips.interrupted
+    block.__exit__(None, None, None)
+    assert not trips.interrupted
