@@ -272,9 +272,6 @@ def test_a_lone_statement_that_was_interrupted_before_the_wait_costs_its_connect
 def test_a_block_that_was_interrupted_before_its_end_costs_its_connection(driver: psycopg.Connection[Any]) -> None:
     """What is sent would wait for the end of that block."""
     trips = Trips(driver)
-    block = trips.together()
-    assert not trips.interrupted
-    block.__enter__()
-    assert trips.interrupted
-    block.__exit__(None, None, None)
-    assert not trips.interrupted
+    with trips.together():
+        inside = trips.interrupted
+    assert (inside, trips.interrupted) == (True, False)
