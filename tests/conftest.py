@@ -1,5 +1,6 @@
 """Fixtures of all tests: databases and brokers, each started at most once a run and only when a test needs it."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from tests.support import KafkaServer, PostgresServer, UnavailableError, tiers
 from tests.support.tiers import Tier
 
 Server = TypeVar("Server", PostgresServer, KafkaServer)
+
+# What a script starts in its background ignores Ctrl-C, and so would all that the tests start; some of them press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Seconds say nothing on a machine that also runs brokers and databases; a hanging example meets pytest's time limit.
 hypothesis.settings.register_profile("kafkasaga", deadline=None)

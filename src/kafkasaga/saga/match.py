@@ -4,9 +4,11 @@ A reply names its command's saga, step, generation and operation in its headers,
 attempt of the pending generation counts: whichever arrives first settles the step.
 
 A message without those headers comes from a participant that is not kafkasaga, or from the world outside. It is
-found by the saga's key and taken for the one pending step that accepts its type. The event of a ``WaitFor`` answers no
-command, so whatever headers it carries are not about it; and since nobody sends it at the saga's bidding, it may come
-before the saga waits for it. Then it is kept.
+found by the saga's key and taken for the one pending step that accepts its type. Where a fan-out has several elements,
+that is never sure, also when only one of them waits still: it may be another one's reply once more, and an action would
+be taken for undone that is not (invariant I8). The event of a ``WaitFor`` answers no command, so whatever headers it
+carries are not about it; and since nobody sends it at the saga's bidding, it may come before the saga waits for it.
+Then it is kept.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kafkasaga.saga.events import CameEarly, Ignored
 from kafkasaga.saga.flow import LocalStep, Step, WaitFor
 from kafkasaga.saga.inputs import Arrived
 from kafkasaga.saga.instance import Instance, StepState, StepStatus
+from kafkasaga.saga.plan import Place, split_path
 from kafkasaga.values import value
 
 AWAITS_REPLY: Final = {
@@ -80,11 +83,21 @@ def _by_context(definition: Definition, instance: Instance, arrived: Arrived, co
 def _by_type(definition: Definition, instance: Instance, type: str) -> Answer | str:
     """The only pending step that accepts this type of message."""
     found = list(candidates(definition, instance, type))
-    if len(found) == 1:
-        return found[0]
     if not found:
         return "no step waits for it"
-    return f"several steps wait for it ({', '.join(answer.step for answer in found)}); its headers do not say which"
+    if len(found) > 1:
+        return f"several steps wait for it ({', '.join(answer.step for answer in found)}); its headers do not say which"
+    if _is_one_of_several(definition, instance, found[0].step):
+        return f"step {found[0].step!r} is one of several elements; its headers do not say which of them it answers"
+    return found[0]
+
+
+def _is_one_of_several(definition: Definition, instance: Instance, path: str) -> bool:
+    """Whether a fan-out around the step has other elements."""
+    name, indices = split_path(path)
+    fans = definition.fans[name]
+    places = (Place(fans[:depth], indices[:depth]) for depth in range(len(fans)))
+    return any(instance.fans[fan.name + at.suffix].count > 1 for fan, at in zip(fans, places, strict=True))
 
 
 def _by_event(definition: Definition, instance: Instance, arrived: Arrived, why_not: str) -> Answer | CameEarly | str:

@@ -7,7 +7,7 @@ from kafkasaga.messages import Mark, SagaContext, contract_of
 from kafkasaga.messages import Operation as Op
 from kafkasaga.saga.events import CameEarly
 from kafkasaga.saga.inputs import Arrived, Woken
-from kafkasaga.saga.instance import SagaStatus
+from kafkasaga.saga.instance import SagaStatus, StepStatus
 from kafkasaga.saga.machine import decide
 from tests.unit.saga.orders import (
     Approved,
@@ -117,6 +117,22 @@ def test_reply_without_headers_that_several_steps_wait_for_is_ignored() -> None:
     run = Run(ShipLines, Created(lines=("a", "b")))
     run.take(bare(Shipped(tracking="t")))
     assert run.ignored() == "several steps wait for it (ship[0], ship[1]); its headers do not say which"
+
+
+def test_i08_reply_without_headers_is_not_taken_for_the_last_of_several_elements() -> None:
+    """It may be another one's reply once more."""
+    run = Run(ShipLines, Created(lines=("a", "b")))
+    run.reply(Shipped(tracking="t"), "ship[0]")
+    run.take(bare(Shipped(tracking="t")))
+    assert run.ignored() == (
+        "step 'ship[1]' is one of several elements; its headers do not say which of them it answers"
+    )
+
+
+def test_reply_without_headers_is_taken_for_an_only_element() -> None:
+    run = Run(ShipLines, Created(lines=("a",)))
+    run.take(bare(Shipped(tracking="t")))
+    assert run.instance.steps["ship[0]"].status is StepStatus.SUCCEEDED
 
 
 # ---- events from outside
