@@ -90,6 +90,7 @@ def _course(options: DemoOptions, console: Console, folder: Path, stop: Stop) ->
                 seconds, late = time.monotonic() - ordering, reached
             finally:
                 chaos.stop()
+            stop.check()
             course.wait_until_quiet()
         facts = Facts.gather(check, customers, seconds=seconds, kills={p.name: p.kills for p in system.processes})
         facts.invariants |= verdict(late, placed=len(customers.placed), planned=options.orders)
@@ -160,7 +161,6 @@ class _Course:
         limit = time.monotonic() + QUIET_SECONDS
         while not self._check.quiet() and time.monotonic() < limit:
             time.sleep(LOOK_SECONDS)
-            self._stop.check()
             self._system.check_alive()
 
     async def _watched(self, placing: Coroutine[Any, Any, None], *, orders: int) -> None:

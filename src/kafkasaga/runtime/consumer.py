@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -13,6 +13,7 @@ from kafkasaga.messages import Record
 from kafkasaga.ports import Consumer, Store, TopicPartition
 from kafkasaga.runtime.backpressure import Backpressure
 from kafkasaga.runtime.batch import BatchRunner
+from kafkasaga.runtime.contention import waited
 from kafkasaga.runtime.pace import Pace
 from kafkasaga.runtime.suspects import Suspects
 
@@ -38,11 +39,12 @@ class ConsumerLoop:
         batch_size: int,
         max_parked: int = 10_000,
         clock: Clock | None = None,
+        waited: Callable[[], float] = waited,
     ) -> None:
         self._group, self._consumer, self._store, self._batches = group, consumer, store, batches
         self._topics, self._batch_size = sorted(topics), batch_size
         self._clock = clock or SystemClock()
-        self._pace = Pace(self._clock)
+        self._pace = Pace(self._clock, waited)
         self._suspects = Suspects(group, store, batches, batch_size)
         self._backpressure = Backpressure(store, consumer, max_parked, self._clock)
         self._held: set[TopicPartition] = set()
@@ -73,6 +75,7 @@ class ConsumerLoop:
         """One batch; returns how many records it had."""
         records = self._next(timeout)
         if records:
+            self._pace.polled()
             self._commit(records)
             self._pace.worked(len(records))
         else:
@@ -89,10 +92,7 @@ class ConsumerLoop:
         return ahead or self._gather(timeout)
 
     def _gather(self, timeout: float) -> list[Record]:
-        gather = self._pace.gather
-        records = self._poll(self._batch_size, timeout, gather)
-        self._pace.polled(gather if 0 < len(records) < self._batch_size else 0.0)
-        return records
+        return self._poll(self._batch_size, timeout, self._pace.gather)
 
     def _read_ahead(self) -> None:
         """Take and decode the next batch while the database commits this one."""

@@ -1,30 +1,28 @@
-"""How long a consumer gathers messages for a batch: not at all while it is idle, a moment while it is busy.
+"""How long a consumer gathers messages for a batch: a moment where its machine is full, else not at all.
 
 A batch costs as much as dozens of its messages: its round trips, its fsync, the relay's round for what it sent, the
-requests to Kafka on both sides. Where messages trickle in from busy neighbours, taking what is there makes many small
-batches, and all services are busy with those.
+requests to Kafka on both sides. Where services on one machine feed each other, each takes what has trickled in while it
+was at work, and all are busy with many small batches. To wait for more costs little there, for others work meanwhile.
+Where there are processors to spare, a message would only come later for it.
 
-The moment is measured in what a batch takes. On a machine with much to do all take longer, and there waiting costs
-nobody anything, for others work meanwhile; where a batch takes a few milliseconds, the moment is a few milliseconds.
-It grows with the share of its time that the consumer is at work. Where messages come one by one there is nothing to
-gather, however long each of them takes; and a backlog fills a batch without any wait.
+Which of both it is, the operating system tells: how long the thread that works on a batch waits for a processor. With
+the square of that share the moment grows, and with what a batch takes. Where messages come one by one there is nothing
+to gather, and a backlog fills a batch without any wait.
 """
 
 from __future__ import annotations
 
-from math import exp
+from collections.abc import Callable
 from typing import Final
 
 from kafkasaga.clock import Clock
 
-BATCHES: Final = 4.0
-"""The moment of a consumer that is always at work, in times of a batch."""
+CROWDED: Final = 0.2
+"""The share of waiting for a processor at which the moment is as long as a batch."""
 LONGEST: Final = 0.1
 """Seconds."""
 WORTH: Final = 8
 """Messages that a batch has to have on average."""
-MEMORY: Final = 0.3
-"""Seconds after which what was weighs a third."""
 LAST: Final = 0.2
 """What the last batch weighs in the averages."""
 
@@ -32,32 +30,28 @@ LAST: Final = 0.2
 class Pace:
     """The pace of one consumer. It is told when a poll has returned, and when its batch is done."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._at = clock, clock.monotonic()
-        self._busy = 0.0
-        self._size = self._seconds = 0.0
-        """Of a batch."""
+    def __init__(self, clock: Clock, waited: Callable[[], float]) -> None:
+        """``waited``: seconds that this thread has waited for a processor so far."""
+        self._clock, self._waited = clock, waited
+        self._began = self._waited_before = 0.0
+        self._size = self._seconds = self._crowded = 0.0
+        """Of a batch: its messages, its time, and which share of that it waited for a processor."""
 
     @property
     def gather(self) -> float:
         """Seconds to wait for more messages behind the first one."""
         if self._size < WORTH:
             return 0.0
-        return min(BATCHES * self._seconds * self._busy, LONGEST)
+        return min(self._seconds * (self._crowded / CROWDED) ** 2, LONGEST)
 
-    def polled(self, gathered: float) -> None:
-        """A poll has returned, of which so many seconds at most were spent on gathering."""
-        self._at = min(self._at + gathered, self._clock.monotonic())
-        self._spent(working=False)
+    def polled(self) -> None:
+        """A poll has returned; its batch begins."""
+        self._began, self._waited_before = self._clock.monotonic(), self._waited()
 
     def worked(self, messages: int) -> None:
-        """What was polled is done."""
+        """The batch is done."""
+        seconds = self._clock.monotonic() - self._began
+        crowded = min((self._waited() - self._waited_before) / seconds, 1.0) if seconds > 0 else 0.0
         self._size += (messages - self._size) * LAST
-        self._seconds += (self._clock.monotonic() - self._at - self._seconds) * LAST
-        self._spent(working=True)
-
-    def _spent(self, *, working: bool) -> None:
-        now = self._clock.monotonic()
-        weight = 1.0 - exp((self._at - now) / MEMORY)
-        self._busy += (working - self._busy) * weight
-        self._at = now
+        self._seconds += (seconds - self._seconds) * LAST
+        self._crowded += (crowded - self._crowded) * LAST

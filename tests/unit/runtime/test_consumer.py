@@ -14,6 +14,8 @@ from kafkasaga import Service
 from kafkasaga.errors import BrokerUnavailable, DatabaseUnavailable, KafkasagaError, SerializationConflict
 from kafkasaga.messages import Record
 from kafkasaga.ports import Progress, TopicPartition, UnitOfWork
+from kafkasaga.runtime.consumer import ConsumerLoop
+from kafkasaga.runtime.pace import CROWDED, WORTH
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import Ledger, Node, Reserve, VirtualClock, send, until
 
@@ -256,3 +258,35 @@ def test_a_client_that_cannot_fetch_is_asked_again(shop: Shop, monkeypatch: pyte
     sent(shop, "a")
     until(shop.handled, lambda: shop.node.loop.step(0))
     assert failures == []
+
+
+def test_a_consumer_on_a_full_machine_gathers_for_its_next_batch(shop: Shop) -> None:
+    """And one that has its processor to itself does not."""
+    waited, gathered = 0.0, list[float]()
+    consumer = shop.node.loop._consumer
+    poll, begin, share = consumer.poll, shop.node.store.begin, 0.0
+
+    def polling(limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
+        gathered.append(gather)
+        return poll(limit, timeout, gather)
+
+    @contextmanager
+    def working() -> Generator[UnitOfWork]:
+        nonlocal waited
+        with begin() as uow:
+            yield uow
+        shop.node.clock.sleep(0.01)
+        waited += 0.01 * share
+
+    consumer.poll = polling  # type: ignore[method-assign]
+    shop.node.store.begin = working  # type: ignore[method-assign, assignment]
+    loop = ConsumerLoop(
+        "svc", consumer, shop.node.store, shop.node.batches, ["reserve"],
+        batch_size=100, clock=shop.node.clock, waited=lambda: waited,
+    )  # fmt: skip
+    for share in (0.0, CROWDED):
+        for batch in range(60):
+            for n in range(WORTH + 2):
+                send(shop.broker, Reserve(id=f"{share}/{batch}/{n}"))
+            assert loop.step(0) == WORTH + 2
+        assert gathered[-1] == pytest.approx(0.01 if share else 0.0, rel=0.05)

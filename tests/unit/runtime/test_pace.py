@@ -1,84 +1,103 @@
-"""How long a consumer gathers: nothing while it is idle, a moment while it is busy."""
+"""How long a consumer gathers: a moment where it waits for a processor, else not at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from kafkasaga.runtime.pace import BATCHES, LONGEST, WORTH, Pace
+from kafkasaga.runtime import contention
+from kafkasaga.runtime.contention import waited
+from kafkasaga.runtime.pace import CROWDED, LONGEST, WORTH, Pace
 from tests.unit.runtime.kit import VirtualClock
 
 
+class Machine:
+    """A thread on a machine that lets it wait for a processor."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.waited = 0.0
+        self.pace = Pace(self.clock, lambda: self.waited)
+
+    def work(self, batches: int, *, seconds: float = 0.01, crowded: float = CROWDED, messages: int = 50) -> None:
+        for _ in range(batches):
+            self.clock.sleep(0.003)
+            self.waited += 0.002  # it waits elsewhere too
+            self.pace.polled()
+            self.clock.sleep(seconds)
+            self.waited += seconds * crowded
+            self.pace.worked(messages)
+
+
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
+def machine() -> Machine:
+    return Machine()
 
 
-def rounds(pace: Pace, clock: VirtualClock, count: int, *, wait: float, work: float, messages: int = 50) -> None:
-    """The consumer's loop: wait for the first record, gather, work."""
-    for _ in range(count):
-        gather = pace.gather
-        clock.sleep(wait + gather)
-        pace.polled(gather)
-        clock.sleep(work)
-        pace.worked(messages)
+def test_where_there_are_processors_to_spare_nothing_is_gathered(machine: Machine) -> None:
+    assert machine.pace.gather == 0
+    machine.work(100, crowded=0.0)
+    assert machine.pace.gather == 0
+    machine.work(100, crowded=CROWDED / 10)
+    assert machine.pace.gather <= 0.01 / 50, "now and then everybody waits for a processor"
 
 
-def test_one_that_is_idle_gathers_next_to_nothing(clock: VirtualClock) -> None:
-    pace = Pace(clock)
-    assert pace.gather == 0
-    rounds(pace, clock, 100, wait=0.2, work=0.002)
-    assert pace.gather < 0.002 / 10
+@pytest.mark.parametrize("seconds", [0.002, 0.01])
+def test_on_a_full_machine_the_moment_is_as_long_as_a_batch(machine: Machine, seconds: float) -> None:
+    machine.work(200, seconds=seconds)
+    assert machine.pace.gather == pytest.approx(seconds, rel=0.01)
 
 
-@pytest.mark.parametrize("work", [0.002, 0.01])
-def test_one_that_is_always_at_work_gathers_for_the_time_of_some_batches(clock: VirtualClock, work: float) -> None:
-    pace = Pace(clock)
-    rounds(pace, clock, 1000, wait=0, work=work)
-    assert pace.gather == pytest.approx(BATCHES * work, rel=0.01), "to gather is not to be idle"
+def test_the_fuller_the_longer(machine: Machine) -> None:
+    machine.work(200, crowded=CROWDED * 2)
+    assert machine.pace.gather == pytest.approx(4 * 0.01, rel=0.01)
 
 
-def test_the_moment_has_an_end_however_long_batches_take(clock: VirtualClock) -> None:
-    pace = Pace(clock)
-    rounds(pace, clock, 100, wait=0, work=2.0)
-    assert pace.gather == LONGEST
+def test_the_moment_has_an_end_however_long_batches_take(machine: Machine) -> None:
+    machine.work(100, seconds=2.0, crowded=0.9)
+    assert machine.pace.gather == LONGEST
 
 
 @pytest.mark.parametrize(("messages", "gathers"), [(1, False), (WORTH - 1, False), (WORTH + 1, True)])
 def test_where_messages_come_one_by_one_there_is_nothing_to_gather(
-    clock: VirtualClock, messages: int, *, gathers: bool
+    machine: Machine, messages: int, *, gathers: bool
 ) -> None:
-    pace = Pace(clock)
-    rounds(pace, clock, 500, wait=0, work=0.005, messages=messages)
-    assert (pace.gather > 0) == gathers
+    machine.work(200, messages=messages)
+    assert (machine.pace.gather > 0) == gathers
 
 
-def test_the_busier_the_longer(clock: VirtualClock) -> None:
-    gathered: list[float] = []
-    for share in (0.1, 0.3, 0.5, 0.8):
-        pace = Pace(clock)
-        rounds(pace, clock, 2000, wait=0.01 * (1 - share), work=0.01 * share)
-        gathered.append(pace.gather)
-        assert pace.gather == pytest.approx(BATCHES * 0.01 * share * share, rel=0.1)
-    assert gathered == sorted(gathered)
+def test_one_batch_is_no_rule(machine: Machine) -> None:
+    machine.work(200)
+    before = machine.pace.gather
+    machine.work(1, seconds=0.1)
+    assert before < machine.pace.gather < 0.05
+    machine.work(30)
+    assert machine.pace.gather == pytest.approx(before, rel=0.1)
 
 
-def test_a_pause_is_enough_to_be_idle_again(clock: VirtualClock) -> None:
-    pace = Pace(clock)
-    rounds(pace, clock, 500, wait=0, work=0.005)
-    rounds(pace, clock, 1, wait=2, work=0.005)
-    assert pace.gather < 0.005 / 10
+def test_a_batch_that_took_no_time_waited_for_nothing(machine: Machine) -> None:
+    machine.work(10, seconds=0.0, crowded=1.0)
+    assert machine.pace.gather == 0
 
 
-def test_batches_that_became_fast_again_are_what_counts(clock: VirtualClock) -> None:
-    pace = Pace(clock)
-    rounds(pace, clock, 20, wait=0, work=1.0)
-    rounds(pace, clock, 60, wait=0, work=0.005)
-    assert pace.gather == pytest.approx(BATCHES * 0.005, rel=0.1)
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only; elsewhere nothing is gathered")
+def test_linux_tells_how_long_a_thread_has_waited() -> None:
+    """Two that want one processor."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # where its parent is
+    try:
+        before = waited()
+        while waited() == before:
+            pass
+    finally:
+        rival.kill()
+        rival.wait()
+        os.sched_setaffinity(0, mine)
 
 
-def test_a_poll_that_returned_before_its_time_was_not_in_the_future(clock: VirtualClock) -> None:
-    """A batch that is full ends the gathering."""
-    pace = Pace(clock)
-    for _ in range(200):
-        pace.polled(LONGEST)
-        clock.sleep(0.02)
-        pace.worked(50)
-    assert pace.gather == pytest.approx(BATCHES * 0.02, rel=0.01)
+def test_where_nobody_tells_it_is_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(contention, "_SCHEDSTAT", tmp_path / "there is none")
+    assert waited() == 0
