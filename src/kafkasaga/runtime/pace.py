@@ -17,7 +17,7 @@ from typing import Final
 
 from kafkasaga.clock import Clock
 
-CROWDED: Final = 0.2
+CROWDED: Final = 0.25
 """The share of waiting for a processor at which the moment is as long as a batch."""
 LONGEST: Final = 0.1
 """Seconds."""
