@@ -188,6 +188,15 @@ def test_blocks_within_a_block_end_with_it(driver: psycopg.Connection[Any]) -> N
     assert driver.execute("SELECT * FROM t").fetchall() == [(1,)]
 
 
+@pytest.fixture
+def _ctrl_c_raises() -> Iterator[None]:
+    """A service that ran in this process has left its own answer to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 @pytest.mark.parametrize("alone", [True, False])
 def test_ctrl_c_ends_the_wait_for_an_answer(driver: psycopg.Connection[Any], postgres_url: str, *, alone: bool) -> None:
     trips, main = Trips(driver), threading.get_ident()
