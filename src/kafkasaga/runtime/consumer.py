@@ -89,10 +89,7 @@ class ConsumerLoop:
             failure, self._failure = self._failure, None
             raise failure
         ahead, self._ahead = self._ahead, []
-        return ahead or self._gather(timeout)
-
-    def _gather(self, timeout: float) -> list[Record]:
-        return self._poll(self._batch_size, timeout, self._pace.gather)
+        return ahead or self._poll(self._batch_size, timeout, self._pace.gather)
 
     def _read_ahead(self) -> None:
         """Take and decode the next batch while the database commits this one."""

@@ -92,9 +92,8 @@ class Trips:
     @property
     def interrupted(self) -> bool:
         """Whether a trip has not come to its end: nobody knows what of it was done."""
-        server = (
-            self._server
-        )  # a statement that travels alone has no pipeline, and what waits for its block is not sent
+        # A statement that travels alone has no pipeline, and what waits for the end of its block is not sent yet.
+        server = self._server
         return server.pipeline_status != _NO_PIPELINE or server.transaction_status == _ACTIVE or bool(self._blocks)
 
     def together(self) -> AbstractContextManager[object]:

@@ -351,17 +351,8 @@ class TestWake:
 
     def test_a_commit_beside_a_standby_wakes_the_relay_of_another_process(self, postgres_store: SqlStore) -> None:
         """The relay of this process stands by; the active one hears it from the server."""
-        channel = listening_channel(postgres_store)
         standby = postgres_store.relay_queue()
-        with ExitStack() as stack:
-            listener = stack.enter_context(
-                postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            )
-            listener.exec_driver_sql(f"LISTEN {channel}")
-            publish(postgres_store, envelope())
-            driver = listener.connection.driver_connection
-            assert driver is not None
-            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+        assert a_commit_notifies(postgres_store)
         standby.close()
 
     def test_a_process_with_thousands_of_open_files_waits_like_any_other(self, postgres_store: SqlStore) -> None:
@@ -449,21 +440,13 @@ class TestWake:
         self, postgres_store: SqlStore
     ) -> None:
         """As in a rolling deployment: three relays are here, of four."""
-        channel = listening_channel(postgres_store)
         former, (first, second, third) = postgres_store.relay_queue(), postgres_store.relay_queues(3)
         with ExitStack() as stack:
             for relay in (former, first, second, third):
                 stack.callback(relay.close)
             for relay in (former, first, second):
                 until(relay.acquire)
-            listener = stack.enter_context(
-                postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            )
-            listener.exec_driver_sql(f"LISTEN {channel}")
-            publish(postgres_store, envelope())
-            driver = listener.connection.driver_connection
-            assert driver is not None
-            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+            assert a_commit_notifies(postgres_store)
 
     def test_a_notifier_whose_connection_was_lost_connects_again(self, postgres_store: SqlStore) -> None:
         channel = listening_channel(postgres_store)
@@ -559,6 +542,17 @@ def test_plans_are_kept_of_what_a_lone_row_takes_and_of_nothing_else(postgres_st
 def ended(waiting: Future[None]) -> bool:
     """Whether it ends well before ``LONG``."""
     return not wait([waiting], timeout=LONG / 3).not_done
+
+
+def a_commit_notifies(store: SqlStore) -> bool:
+    """Whether PostgreSQL tells other processes of a commit of this one."""
+    channel = listening_channel(store)
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+        listener.exec_driver_sql(f"LISTEN {channel}")
+        publish(store, envelope())
+        driver = listener.connection.driver_connection
+        assert driver is not None
+        return [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
 
 
 def woken(queue: RelayQueue) -> bool:
