@@ -6,7 +6,8 @@
 2. if a message fails: those before it as a batch, the failing one alone (tried a few times within a second, then
    parked with its error), the rest as a batch. One bad message in a hundred must not cost the speed of the others;
 3. if the failure shows only when the session is flushed or the transaction commits, nobody knows whose it is: the
-   batch is halved until it is alone.
+   batch is halved until it is alone;
+4. if it met another transaction, it is halved too, and so is what comes after it for a while (``width``).
 
 What has to wait behind parked messages of its lane, ``triage`` says (invariant I4). Offsets are written in the same
 transaction, and given to Kafka only afterwards (I5); so a crash at any point repeats a batch or continues behind it,
@@ -34,6 +35,7 @@ from kafkasaga.runtime.routing import Router, Task
 from kafkasaga.runtime.streak import Streak
 from kafkasaga.runtime.triage import Triage
 from kafkasaga.runtime.watchdog import Watchdog
+from kafkasaga.runtime.width import Width
 from kafkasaga.saga.policy import Retry
 
 ATTEMPTS_IN_PROCESS = 3
@@ -43,7 +45,7 @@ SHARE_IN_PROCESS = 0.1
 """Of all time, at most so much is spent on trying again at once: where many messages fail, they are parked sooner."""
 CONFLICTS_IN_A_ROW = 8
 SECONDS_OF_CONFLICTS = 5.0
-"""After so many serialization failures in a row, a batch is taken apart: its handlers may lock what others hold."""
+"""How often, and how long, a message alone is tried again that meets other transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class BatchRunner:
         self._group, self._store, self._router, self._sender = group, store, router, sender
         self._execution, self._parking = Execution(sender, definitions, watchdog), Parking(parking)
         self._retries = Retries(store, router, self._execution, self._parking, sender)
-        self._streak = Streak()
+        self._streak, self._width = Streak(), Width(sender.clock)
         self.parked = False
         """Whether something was parked since this was last set to False."""
         self._prepared: dict[int, Item] = {}
@@ -135,21 +137,24 @@ class BatchRunner:
     def _all(self, items: Sequence[Item]) -> None:
         pending = list(items)
         while pending:
+            piece = pending[: self._width.now]
+            rest = pending[len(piece) :]
             try:
-                self._commit(pending)
-                return
+                self._commit(piece)
+                pending = rest
             except TaskFailed as failed:
-                at = next(n for n, item in enumerate(pending) if failed.task in item.tasks)
-                self._all(pending[:at])
-                self._alone(pending[at])
+                at = next(n for n, item in enumerate(piece) if failed.task in item.tasks)
+                self._all(piece[:at])
+                self._alone(piece[at])
                 pending = pending[at + 1 :]
             except (CommitFailed, SerializationConflict):
-                if len(pending) == 1:
-                    self._alone(pending[0])
-                    return
-                middle = len(pending) // 2
-                self._all(pending[:middle])
-                pending = pending[middle:]
+                if len(piece) == 1:
+                    self._alone(piece[0])
+                    pending = rest
+                else:
+                    middle = len(piece) // 2
+                    self._all(piece[:middle])
+                    pending = pending[middle:]
 
     def _alone(self, item: Item) -> None:
         """One record by itself: tried again for a moment; a task that still fails is parked, the others are not."""
@@ -192,18 +197,22 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
-        clock = self._sender.clock
+        clock, attempts = self._sender.clock, CONFLICTS_IN_A_ROW if len(items) == 1 else 1
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
+            stop=tenacity.stop_after_attempt(attempts) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
+                began = clock.monotonic()
                 try:
                     self._transact(items, failed or {})
-                except (TaskFailed, EnvironmentUnavailable, SerializationConflict):
+                except SerializationConflict:
+                    self._width.conflicted(len(items), clock.monotonic() - began)
+                    raise
+                except (TaskFailed, EnvironmentUnavailable):
                     raise
                 except Exception as error:
                     raise CommitFailed(error) from error

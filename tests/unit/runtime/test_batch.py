@@ -61,6 +61,13 @@ class Shop:
     def handled(self) -> list[str]:
         return self.ledger.ids(self.node)
 
+    def commits(self, ids: str) -> list[str]:
+        """Have these messages consumed; what was tried, and where transactions were committed."""
+        self.tried = self.node.transactions()
+        self.send(*ids)
+        self.node.consume()
+        return [each for each in self.tried if each != "rollback"]
+
     def parked(self) -> list[str]:
         return [(parked.record.key or b"").decode() for parked in self.node.parked()]
 
@@ -163,18 +170,40 @@ def test_where_many_fail_they_are_not_waited_for(shop: Shop, clock: VirtualClock
     assert len(shop.parked()) == 100
 
 
-def test_a_conflict_is_tried_again_as_a_whole(shop: Shop) -> None:
-    conflicts = iter(range(2))
+def test_a_batch_that_met_another_transaction_is_halved(shop: Shop) -> None:
+    shop.faults["c"] = _conflict(times=1)
+    shop.send("a", "b", "c", "d")
+    shop.node.consume()
+    assert shop.tried == [*"abc", *"ab", *"cd"]
+    assert shop.handled() == ["a", "b", "c", "d"]
 
-    def conflict(session: Session) -> None:
-        if next(conflicts, None) is not None:
+
+def test_what_comes_behind_it_is_narrow_too_for_a_while(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["b"] = _conflict(times=1, after=lambda: clock.sleep(1.0))
+    assert shop.commits("abcdefgh") == [*"ab", *"abcd", "commit", *"efgh", "commit"]
+    clock.sleep(9.9)
+    assert shop.commits("ijklm") == [*"ijkl", "commit", "m", "commit"]
+    clock.sleep(0.2)
+    assert shop.commits("nopqrs") == [*"nopqrs", "commit"]
+
+
+def test_a_message_alone_that_meets_others_is_tried_again(shop: Shop) -> None:
+    shop.faults["a"] = _conflict(times=2)
+    shop.send("a")
+    shop.node.consume()
+    assert shop.tried == ["a", "a", "a"]
+    assert shop.handled() == ["a"]
+
+
+def _conflict(times: int, after: Callable[[], None] = lambda: None) -> Fault:
+    left = iter(range(times))
+
+    def meet(_: Session) -> None:
+        if next(left, None) is not None:
+            after()
             raise OperationalError("select", {}, _Deadlock())
 
-    shop.faults["b"] = conflict
-    shop.send("a", "b", "c")
-    shop.node.consume()
-    assert shop.tried == [*"ab", *"ab", *"abc"]
-    assert shop.handled() == ["a", "b", "c"]
+    return meet
 
 
 class _Deadlock(Exception):

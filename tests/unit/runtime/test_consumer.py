@@ -67,13 +67,13 @@ def test_i05_while_the_database_takes_nothing_offsets_stay_and_the_batch_is_kept
     shop: Shop, error: KafkasagaError
 ) -> None:
     offsets: list[int] = []
-    shop.away, shop.error = 60, error
+    shop.away, shop.error = 20, error
     shop.on_failure = lambda: offsets.append(shop.offset())
     for id in "abc":
         send(shop.broker, Reserve(id=id))
     shop.node.consume()
     assert set(offsets) == {0}
-    assert len(offsets) == 60
+    assert len(offsets) == 20
     parked = [(parked.record.key or b"").decode() for parked in shop.node.parked()]
     assert sorted(shop.handled() + parked) == ["a", "b", "c"]
     assert bool(parked) is isinstance(error, SerializationConflict), "a message may be what meets the conflict"
