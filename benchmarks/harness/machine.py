@@ -15,6 +15,7 @@ import psycopg
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from benchmarks.harness.warmth import PARTITIONS, TOPIC, warm
 from tests.support import KafkaServer, PostgresServer
 
 DURABLE = {
@@ -146,9 +147,11 @@ def read_from(
 
 @contextmanager
 def machine(folder: Path, *, decoding: bool = False) -> Generator[Machine]:
-    """Start both servers, with logical decoding for everybody if somebody needs it; stop them at the end."""
+    """Both servers, the broker warm; with logical decoding for everybody if somebody needs it. They end with it."""
     settings = {**DURABLE, "wal_level": "logical" if decoding else "replica"}
     with PostgresServer(fsync=True, settings=settings) as postgres, KafkaServer(settings=KAFKA, heap="1g") as kafka:
+        kafka.create_topics([TOPIC], partitions=PARTITIONS)
+        warm(kafka.bootstrap_servers)
         yield Machine(postgres, kafka, folder)
 
 
