@@ -37,8 +37,11 @@ class UnitOfWork(Protocol):
         """Write out what handlers left in the session. Raises what the database says to it."""
         ...
 
-    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
-        """These will be read from the barrier, and lanes be asked for: ``claim_inbox`` brings the answers along."""
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
+        """These will be read from the barrier, and these sagas loaded, and lanes be asked for.
+
+        ``claim_inbox`` brings the answers along.
+        """
         ...
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:

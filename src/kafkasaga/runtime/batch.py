@@ -31,7 +31,7 @@ from kafkasaga.runtime.orchestrator import Definitions
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.parking import Parking
 from kafkasaga.runtime.retries import Retries
-from kafkasaga.runtime.routing import Router, Task
+from kafkasaga.runtime.routing import Router, Task, named_sagas
 from kafkasaga.runtime.streak import Streak
 from kafkasaga.runtime.triage import Triage
 from kafkasaga.runtime.watchdog import Watchdog
@@ -222,7 +222,7 @@ class BatchRunner:
         tasks = [task for item in items for task in item.tasks]
         now = self._sender.clock.now()
         with self._store.begin() as uow:
-            uow.look_ahead({key for task in tasks for key in task.claims})
+            uow.look_ahead({key for task in tasks for key in task.claims}, named_sagas(tasks))
             found = Triage(uow, self._parking, now, errors).sort(tasks)
             unmatched = self._execution.run(uow, found.ready, found.overtaking)
             if unmatched:

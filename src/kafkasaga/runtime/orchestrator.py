@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from kafkasaga.errors import KafkasagaError
-from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, id_text, key_of
+from kafkasaga.messages import Envelope, SagaContext, SagaState, derived, id_text
 from kafkasaga.ports import LogEntry, SagaChange, UnitOfWork
 from kafkasaga.runtime.logs import carried
 from kafkasaga.runtime.outgoing import Sender
@@ -89,11 +89,9 @@ class SagaTurn:
         input: Input
         if route.starts and context is None:
             assert task.message is not None
-            input = Start(key=_key(task), message=task.message)
+            input = Start(key=task.key, message=task.message)
         elif changing.instance is None:
-            named = (
-                f"saga {context.saga_id}" if context is not None else f"a {route.saga!r} saga with key {_key(task)!r}"
-            )
+            named = f"saga {context.saga_id}" if context is not None else f"a {route.saga!r} saga with key {task.key!r}"
             raise Unmatched(f"{task.attributes.type!r} is for {named}, which is not known here")
         else:
             input = Arrived(task.attributes.type, task.message, context)
@@ -163,13 +161,10 @@ class SagaTurn:
             route = task.route
             if not isinstance(route, SagaRoute):
                 continue
-            context = route.context(task.attributes)
-            if context is not None:
-                found[id(task)] = context.saga_id, context
-            elif route.starts:
-                found[id(task)] = saga_id(route.saga, _key(task)), None
+            if task.saga is not None:
+                found[id(task)] = task.saga, route.context(task.attributes)
             elif task.attributes.saga is None or route.is_event:
-                by_key.setdefault((route.saga, _key(task)), []).append(task)
+                by_key.setdefault((route.saga, task.key), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():
             # Unknown so far, it may still begin in this very batch: then it is the first incarnation.
@@ -255,8 +250,3 @@ class SagaTurn:
                 f"keep its class in Service(sagas=[…]) until its last instance has ended"
             )
         return definition
-
-
-def _key(task: Task) -> str:
-    """The correlation key of a message: its key field, or (without a body) its record key."""
-    return key_of(task.message) if task.message is not None else (task.record.key or b"").decode("utf-8", "replace")

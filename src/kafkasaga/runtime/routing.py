@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from uuid import UUID
 
 from kafkasaga.errors import DefinitionError, UndecodableMessage
 from kafkasaga.messages import (
@@ -16,11 +17,13 @@ from kafkasaga.messages import (
     SagaContext,
     contract_of,
     fault_of_headers,
+    key_of,
     read_attributes,
 )
 from kafkasaga.ports import LONGEST_LANE, BarrierKey, InboxKey, ParkedKey
 from kafkasaga.runtime.handlers import Handler
 from kafkasaga.saga.definition import Definition
+from kafkasaga.saga.instance import saga_id
 from kafkasaga.values import kept, value
 
 
@@ -81,6 +84,22 @@ class Task:
         key = self.record.key
         return None if key is None else ParkedKey(self.consumer, self.record.topic, key[:LONGEST_LANE])
 
+    @property
+    def key(self) -> str:
+        """Its correlation key: its key field, or (without a body) its record key."""
+        return key_of(self.message) if self.message is not None else (self.record.key or b"").decode("utf-8", "replace")
+
+    @kept
+    def saga(self) -> UUID | None:
+        """The saga that it is for, as far as it says so itself: by its headers, or by what it starts."""
+        route = self.route
+        if not isinstance(route, SagaRoute):
+            return None
+        context = route.context(self.attributes)
+        if context is not None:
+            return context.saga_id
+        return saga_id(route.saga, self.key) if route.starts else None
+
     @kept
     def command_of(self) -> SagaContext | None:
         """The saga that asks for something by it, if the barrier stands before it; None for any other message."""
@@ -105,6 +124,16 @@ class Task:
         if key is None:
             return ()
         return (key,) if key.operation is Operation.ACTION else (key.action, key)
+
+
+def named_sagas(tasks: Iterable[Task]) -> Collection[UUID]:
+    """The sagas of these tasks, if all name theirs; else none.
+
+    Those that have to be looked for are known later, and all are to be locked together, in one order (A39).
+    """
+    named = [task.saga for task in tasks if isinstance(task.route, SagaRoute) and task.problem is None]
+    found = {saga for saga in named if saga is not None}
+    return () if None in named else found
 
 
 def saga_consumer(saga: str) -> str:

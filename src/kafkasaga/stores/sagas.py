@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, DateTime, Integer
+from sqlalchemy.exc import IntegrityError
 
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.ports import SagaChange
@@ -39,6 +41,36 @@ _NOW: Final = "CASE WHEN r.ended = 1 THEN CURRENT_TIMESTAMP END"
 _LOGGED: Final = ("saga_id", "seq", "kind", "step_path", "message_id", "body", "at")
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The rows of changed sagas."""
+
+    new: list[Row]
+    changed: list[Row]
+    logged: list[Row]
+    moved: list[tuple[UUID, datetime | None]]
+    """Timers."""
+    locked: bool
+    """Whether all that were changed had been read in this transaction."""
+
+    @classmethod
+    def of(cls, changes: Sequence[SagaChange], timers: Timers) -> Written:
+        """Notes the timers, too."""
+        written = cls([], [], [], [], all(c.instance.id in timers for c in changes if c.before_seq))
+        for id, change in _in_order(changes):
+            known = timers.get(id)
+            due = _timer(change, known)
+            if due != known or (change.before_seq and id not in timers):
+                written.moved.append((id, due))
+            timers[id] = due
+            if change.before_seq:
+                written.changed.append(_changed_row(id, change, due))
+            else:
+                written.new.append(_new_row(id, change, due))
+            written.logged.extend(_log_rows(id, change))
+        return written
+
+
 class Sagas:
     """Statements on sagas."""
 
@@ -61,12 +93,11 @@ class Sagas:
             returns=types(saga, "name", "key", "saga_id"),
         )
         names = ", ".join(_NEW)
-        self._insert = sql.bulk(
-            f"""INSERT INTO {{saga}} ({names}, ended_at, heard_at, logged_since)
-            SELECT {names}, {_NOW}, {_NOW}, {_NOW} FROM r WHERE true
-            ON CONFLICT DO NOTHING""",  # noqa: S608 (our own text)
-            types(saga, *_NEW, ended=Integer()),
-        )
+        begin = f"""INSERT INTO {{saga}} ({names}, ended_at, heard_at, logged_since)
+            SELECT {names}, {_NOW}, {_NOW}, {_NOW} FROM r WHERE true"""  # noqa: S608 (our own text)
+        self._table = saga
+        self._begin = sql.bulk(begin, types(saga, *_NEW, ended=Integer()))
+        self._insert = sql.bulk(f"{begin} ON CONFLICT DO NOTHING", types(saga, *_NEW, ended=Integer()))
         self._update = sql.bulk(
             f"""UPDATE {{saga}} AS t SET status = r.status, seq = r.seq, snapshot = r.snapshot,
             reason = COALESCE(r.reason, t.reason), timer_at = r.timer_at,
@@ -84,50 +115,51 @@ class Sagas:
         )
         self._drop_timers = sql.bulk("DELETE FROM {saga_timer} WHERE saga_id IN (SELECT r.saga_id FROM r)", id)
 
-    def load(self, connection: Connection, ids: Collection[UUID], timers: Timers) -> dict[UUID, Instance]:
-        """Lock and read sagas; note their timers."""
-        instances: dict[UUID, Instance] = {}
-        for id, snapshot, timer in self._load.rows(connection, [(id,) for id in sorted(set(ids), key=_BY_NUMBER)]):
-            instances[id] = from_snapshot(snapshot, id)
-            timers[id] = timer if timer is None or timer.tzinfo is not None else timer.replace(tzinfo=UTC)
-        return instances
+    def ask(self, connection: Connection, ids: Collection[UUID], timers: Timers) -> Callable[[], dict[UUID, Instance]]:
+        """Lock and read sagas, answered later; note their timers."""
+        answer = self._load.ask(connection, [(id,) for id in sorted(set(ids), key=_BY_NUMBER)])
+
+        def loaded() -> dict[UUID, Instance]:
+            instances: dict[UUID, Instance] = {}
+            for id, snapshot, timer in answer():
+                instances[id] = from_snapshot(snapshot, id)
+                timers[id] = timer if timer is None or timer.tzinfo is not None else timer.replace(tzinfo=UTC)
+            return instances
+
+        return loaded
 
     def current(self, connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
         """The newest incarnation of each (name, key)."""
         found = self._current.rows(connection, sorted(set(keys)))
         return {(name, key): id for name, key, id in found}
 
-    def save(
-        self, connection: Connection, changes: Sequence[SagaChange], timers: Timers
-    ) -> Callable[[Connection], None]:
-        """Write the states of sagas: one statement for new ones, one for others. What is left to be sent: log, timers.
+    def write_states(self, connection: Connection, written: Written) -> None:
+        """Write the states of sagas, and see that they were as they had been read. The transaction stays whole.
 
-        Nobody waits for that, once it is known that the sagas were as they were read.
+        Raises:
+            SerializationConflict: if another transaction was faster (invariant I6).
         """
-        new: list[Row] = []
-        changed: list[Row] = []
-        logged: list[Row] = []
-        moved: list[tuple[UUID, datetime | None]] = []
-        for id, change in _in_order(changes):
-            known = timers.get(id)
-            due = _timer(change, known)
-            if due != known or (change.before_seq and id not in timers):
-                moved.append((id, due))
-            timers[id] = due
-            if change.before_seq:
-                changed.append(_changed_row(id, change, due))
-            else:
-                new.append(_new_row(id, change, due))
-            logged += _log_rows(id, change)
-        _fence(len(new), self._insert.count(connection, new))
-        _fence(len(changed), self._update.count(connection, changed))
+        _fence(len(written.new), self._insert.count(connection, written.new))
+        _fence(len(written.changed), self._update.count(connection, written.changed))
 
-        def send_rest(connection: Connection) -> None:
-            self._log.send(connection, logged)
-            self._set_timers.send(connection, [row for row in moved if row[1] is not None])
-            self._drop_timers.send(connection, [(id,) for id, due in moved if due is None])
+    def send_states(self, connection: Connection, written: Written) -> None:
+        """The same, and nobody waits for it.
 
-        return send_rest
+        Who has read a saga has locked it. That another transaction has begun one, its key says: see ``refused``.
+        """
+        self._begin.send(connection, written.new)
+        self._update.send(connection, written.changed)
+
+    def send_log(self, connection: Connection, written: Written) -> None:
+        """What happened, and the timers."""
+        self._log.send(connection, written.logged)
+        self._set_timers.send(connection, [row for row in written.moved if row[1] is not None])
+        self._drop_timers.send(connection, [(id,) for id, due in written.moved if due is None])
+
+    def refused(self, error: IntegrityError) -> bool:
+        """Whether an error says that another transaction has begun a saga since it was looked for."""
+        where = getattr(error.orig, "diag", None)
+        return where is not None and where.table_name == self._table.name
 
 
 _WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)

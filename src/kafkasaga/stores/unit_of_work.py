@@ -35,7 +35,7 @@ from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.parked_commands import ParkedCommands
-from kafkasaga.stores.sagas import Sagas
+from kafkasaga.stores.sagas import Sagas, Written
 from kafkasaga.stores.sagas import Timers as KnownTimers
 
 
@@ -89,6 +89,9 @@ class SqlUnitOfWork:
         self._ahead: set[BarrierKey] | None = None
         self._read: dict[BarrierKey, BarrierEntry] | None = None
         """What the barrier has of those that were looked for ahead."""
+        self._sagas_ahead: set[UUID] = set()
+        self._sagas: dict[UUID, Instance] = {}
+        """Those of them that there are."""
         self._nothing_parked = False
         self._meanwhile: Callable[[], None] = nothing
 
@@ -148,12 +151,12 @@ class SqlUnitOfWork:
             self._session.detach()
         self._do.way.end(self._unbegun)
 
-    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
         """No statement: ``claim_inbox`` asks."""
-        self._ahead = set(steps)
+        self._ahead, self._sagas_ahead = set(steps), set(sagas)
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement; with what was looked for ahead two or three, in one round trip."""
+        """One statement; with what was looked for ahead two to four, in one round trip."""
         if self._ahead is None:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
@@ -163,7 +166,8 @@ class SqlUnitOfWork:
                 fresh = self._do.inbox.ask(self._connection, keys)
                 parked = self._do.parked.ask_any(self._connection)
                 read = self._do.barrier.ask(self._connection, self._ahead)
-            self._nothing_parked, self._read = not parked(), read()
+                loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
+            self._nothing_parked, self._read, self._sagas = not parked(), read(), loaded()
             return fresh()
 
     def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
@@ -188,9 +192,11 @@ class SqlUnitOfWork:
             return self._do.barrier.carried_out(self._connection, actions)
 
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
-        """One statement."""
+        """One statement; none if the sagas were looked for ahead."""
+        if self._sagas_ahead and self._sagas_ahead >= set(ids):
+            return {id: self._sagas[id] for id in ids if id in self._sagas}
         with self._now():
-            return self._do.sagas.load(self._connection, ids, self._timers)
+            return self._do.sagas.ask(self._connection, ids, self._timers)()
 
     def current_sagas(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
         """One statement."""
@@ -199,9 +205,14 @@ class SqlUnitOfWork:
 
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
         """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped."""
-        with self._now():
-            send_rest = self._do.sagas.save(self._connection, changes, self._timers)
-        self._at_end(lambda: send_rest(self._connection))
+        self._sagas_ahead = set()
+        sagas, written = self._do.sagas, Written.of(changes, self._timers)
+        if written.locked and self._do.way.begins_late and not self._ends_elsewhere:
+            self._at_end(lambda: sagas.send_states(self._connection, written))
+        else:
+            with self._now():
+                sagas.write_states(self._connection, written)
+        self._at_end(lambda: sagas.send_log(self._connection, written))
 
     def add_outbox(self, envelopes: Sequence[Envelope]) -> None:
         """One statement."""
@@ -309,13 +320,15 @@ class SqlUnitOfWork:
 
     @contextmanager
     def _settling(self) -> Generator[None]:
-        """A barrier's entry that another transaction has written meanwhile is a conflict with it."""
+        """A barrier's entry or a saga that another transaction has written meanwhile is a conflict with it."""
         try:
             yield
         except IntegrityError as error:
-            if not self._do.barrier.refused(error):
-                raise
-            raise SerializationConflict("another transaction has answered the same command meanwhile") from error
+            if self._do.barrier.refused(error):
+                raise SerializationConflict("another transaction has answered the same command meanwhile") from error
+            if self._do.sagas.refused(error):
+                raise SerializationConflict("another transaction has begun the same saga meanwhile") from error
+            raise
 
 
 def commit(connection: Connection, transaction: RootTransaction) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from kafkasaga.errors import SerializationConflict
-from kafkasaga.ports import LogEntry, SagaChange
+from kafkasaga.ports import InboxKey, LogEntry, SagaChange
 from kafkasaga.saga.events import CompensationBegan, Event, Ignored, Started
 from kafkasaga.saga.instance import Instance, SagaStatus, StepState, StepStatus, Turned
 from kafkasaga.stores import SqlStore
@@ -118,6 +118,62 @@ def test_a12_two_orchestrators_that_meet_save_one_change(store: SqlStore, thread
         uow.save_sagas([next_change(change)])
         other = threads.start_and_block(orchestrate)
     assert other.result() == "fenced"
+
+
+def test_a12_of_two_that_begin_one_saga_at_once_one_is_fenced(store: SqlStore, threads: Threads) -> None:
+    def begin() -> str:
+        try:
+            save(store, new("1"))
+        except SerializationConflict:
+            return "fenced"
+        return "begun"
+
+    with store.begin() as uow:
+        assert uow.load_sagas([new("1").instance.id]) == {}
+        uow.save_sagas([new("1")])
+        uow.current_sagas([("place-order", "2")])  # before this it was sent
+        other = threads.start_and_block(begin)
+    assert other.result() == "fenced"
+    assert len(store.queries().log(new("1").instance.id)) == 1
+
+
+def test_sagas_that_are_looked_for_ahead_come_with_the_inbox(store: SqlStore) -> None:
+    known, later, unknown = new("1"), new("2"), uuid4()
+    save(store, known, later)
+    id, changed = known.instance.id, next_change(known)
+    with store.begin() as uow:
+        uow.look_ahead((), [id, unknown])
+        uow.claim_inbox([InboxKey("saga:place-order", "shop", uuid4())])
+        with counted_statements(store) as statements:
+            assert uow.load_sagas([id, unknown]) == {id: known.instance}
+            assert statements == []
+        asked = uow.load_sagas([id, later.instance.id])
+        assert asked == {id: known.instance, later.instance.id: later.instance}, "asked for, if one was not"
+        uow.save_sagas([changed])
+        assert uow.load_sagas([id]) == {id: changed.instance}, "as it is by now"
+
+
+def test_a39_who_looks_ahead_for_a_saga_waits_and_then_reads_what_the_other_left(
+    store: SqlStore, threads: Threads
+) -> None:
+    change = new("1")
+    save(store, change)
+    id, changed = change.instance.id, next_change(change)
+
+    def look_ahead() -> dict[UUID, Instance]:
+        with store.begin() as uow:
+            uow.look_ahead((), [id])
+            uow.claim_inbox([InboxKey("saga:place-order", "shop", uuid4())])
+            loaded = uow.load_sagas([id])
+            uow.save_sagas([next_change(changed)])
+            return loaded
+
+    with store.begin() as uow:
+        uow.load_sagas([id])
+        other = threads.start_and_block(look_ahead)
+        uow.save_sagas([changed])
+    assert other.result() == {id: changed.instance}
+    assert len(store.queries().log(id)) == 3
 
 
 def test_a39_loading_waits_and_then_reads_what_the_other_left(store: SqlStore, threads: Threads) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from kafkasaga import Ends, Message, Saga, SagaState, Step
 from kafkasaga.messages import UNREADABLE, JsonCodec, Record
 from kafkasaga.runtime.handlers import Handler, inspect_handler
-from kafkasaga.runtime.routing import HandlerRoute, Router, SagaRoute
+from kafkasaga.runtime.routing import HandlerRoute, Router, SagaRoute, Task, named_sagas
+from kafkasaga.saga.instance import saga_id
 
 
 class Base(Message, key="id"):
@@ -108,3 +109,30 @@ def test_a_parked_record_whose_consumer_is_gone_has_a_problem() -> None:
     task = router().route_for(record("yes"), "svc.gone")
     assert task.problem is not None
     assert "no consumer 'svc.gone'" in task.problem
+
+
+def reply(saga: UUID, value: bytes = b'{"id":"1"}') -> Record:
+    """To a saga that its headers name."""
+    step = {"ce_sagastep": "ask", "ce_sagageneration": "0", "ce_sagaoperation": "action"}
+    return record("yes", value, ce_saganame="asking", ce_sagaid=str(saga), **step)
+
+
+def tasks(*records: Record) -> list[Task]:
+    return [task for record in records for task in router().route(record)]
+
+
+def test_the_sagas_that_messages_name_by_their_headers_or_begin() -> None:
+    id = uuid4()
+    begun = saga_id("asking", "1")
+    assert named_sagas(tasks(reply(id), record("begun"))) == {id, begun}
+    assert named_sagas([]) == set()
+
+
+def test_a39_sagas_are_named_all_or_none_so_that_all_are_locked_in_one_order() -> None:
+    assert not named_sagas(tasks(record("begun"), record("yes"), reply(uuid4())))
+
+
+def test_what_cannot_be_handled_names_no_saga_and_hinders_none() -> None:
+    id = uuid4()
+    spoilt = reply(uuid4(), b"spoilt")
+    assert named_sagas(tasks(spoilt, reply(id), record("unknown"))) == {id}

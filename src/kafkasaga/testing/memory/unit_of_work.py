@@ -63,7 +63,7 @@ class MemoryUnitOfWork:
         with self._waiting.guard:
             return {key for key in sorted(set(keys)) if self._claim(key, self._tables.inbox, self._inbox)}
 
-    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
         """Nothing is far away here."""
 
     def meanwhile(self, work: Callable[[], None]) -> None:

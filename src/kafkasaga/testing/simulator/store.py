@@ -155,8 +155,8 @@ class WorldUnitOfWork:
         self._done.claimed |= fresh
         return fresh
 
-    def look_ahead(self, steps: Collection[BarrierKey]) -> None:
-        self._inner.look_ahead(steps)
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
+        self._inner.look_ahead(steps, sagas)
 
     def meanwhile(self, work: Callable[[], None]) -> None:
         self._inner.meanwhile(work)
