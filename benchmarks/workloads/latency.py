@@ -61,6 +61,7 @@ def _sagas(system: saga.System) -> Run:
         count = int(options.latency_seconds * SAGAS_PER_SECOND)
         with saga.running_system(machine, options, system, count + saga.WARM_UP) as services:
             services.customers.order(0, saga.WARM_UP, in_flight=50)
+            saga.wait_for_ends(services)
             meter = services.meter()
             services.customers.order(saga.WARM_UP, count, rate=SAGAS_PER_SECOND)
             usage = meter.stop()
