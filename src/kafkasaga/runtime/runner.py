@@ -33,8 +33,8 @@ from kafkasaga.kafka import KafkaConsumer, KafkaProducer, Topics
 from kafkasaga.messages import contract_of
 from kafkasaga.ports import TopicPartition
 from kafkasaga.runtime.batch import BatchRunner
-from kafkasaga.runtime.collector import relieve
 from kafkasaga.runtime.consumer import ConsumerLoop
+from kafkasaga.runtime.interpreter import relieve
 from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.runtime.pruner import Pruner
 from kafkasaga.runtime.relay import Relay

@@ -1,19 +1,21 @@
-"""The garbage collector in a service's own process."""
+"""The interpreter in a service's own process: its garbage collector, and how its threads take turns."""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from kafkasaga.runtime.collector import YOUNG, relieve
+from kafkasaga.runtime.interpreter import SWITCH, YOUNG, relieve
 
 
 @pytest.fixture
 def _restored() -> Iterator[None]:
-    threshold = gc.get_threshold()
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
     yield
+    sys.setswitchinterval(interval)
     gc.unfreeze()
     gc.set_threshold(*threshold)
 
@@ -35,3 +37,10 @@ def test_i14_cycles_that_come_later_are_still_collected() -> None:
         ring: list[object] = []
         ring.append(ring)
     assert len(gc.get_objects()) < before + 2 * YOUNG
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_thread_at_work_does_not_keep_the_others_waiting_for_long() -> None:
+    relieve()
+    assert sys.getswitchinterval() == pytest.approx(SWITCH)
+    assert SWITCH <= 0.001
