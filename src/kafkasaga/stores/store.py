@@ -82,9 +82,13 @@ class SqlStore:
                 # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
                 # has rolled back and swallowed the error. `commit` raises then.
                 unit.commit(transaction)
+                self._wake(unit.existing_session, published)
             finally:
                 unit.end()
-        if (session := unit.existing_session) is not None:
+
+    def _wake(self, session: Session | None, published: Event) -> None:
+        """At once: the connection can be put away while the relay is at work."""
+        if session is not None:
             wake.committed(session)
         if published.is_set():
             wake.wake(self.engine, self.tables)
