@@ -33,7 +33,9 @@ class Pace:
     def __init__(self, clock: Clock, waited: Callable[[], float]) -> None:
         """``waited``: seconds that this thread has waited for a processor so far."""
         self._clock, self._waited = clock, waited
-        self._began = self._waited_before = 0.0
+        self._began = 0.0
+        self._waited_before: float | None = None
+        """None while batches are too small to gather for: then nobody asks."""
         self._size = self._seconds = self._crowded = 0.0
         """Of a batch: its messages, its time, and which share of that it waited for a processor."""
 
@@ -46,12 +48,16 @@ class Pace:
 
     def polled(self) -> None:
         """A poll has returned; its batch begins."""
-        self._began, self._waited_before = self._clock.monotonic(), self._waited()
+        self._waited_before = None if self._size < WORTH else self._waited()
+        self._began = self._clock.monotonic()
 
     def worked(self, messages: int) -> None:
         """The batch is done."""
+        self._size += (messages - self._size) * LAST
+        if self._waited_before is None:
+            self._crowded = 0.0
+            return
         seconds = self._clock.monotonic() - self._began
         crowded = min((self._waited() - self._waited_before) / seconds, 1.0) if seconds > 0 else 0.0
-        self._size += (messages - self._size) * LAST
         self._seconds += (seconds - self._seconds) * LAST
         self._crowded += (crowded - self._crowded) * LAST

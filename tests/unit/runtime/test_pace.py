@@ -18,8 +18,12 @@ class Machine:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.waited = 0.0
-        self.pace = Pace(self.clock, lambda: self.waited)
+        self.waited, self.asked = 0.0, 0
+        self.pace = Pace(self.clock, self.tell)
+
+    def tell(self) -> float:
+        self.asked += 1
+        return self.waited
 
     def work(self, batches: int, *, seconds: float = 0.01, crowded: float = CROWDED, messages: int = 50) -> None:
         for _ in range(batches):
@@ -66,6 +70,14 @@ def test_where_messages_come_one_by_one_there_is_nothing_to_gather(
 ) -> None:
     machine.work(200, messages=messages)
     assert (machine.pace.gather > 0) == gathers
+    assert (machine.asked > 0) == gathers, "a lone message is not to pay for it"
+
+
+def test_what_was_long_ago_says_nothing_of_now(machine: Machine) -> None:
+    machine.work(200, crowded=0.9)
+    machine.work(200, messages=1)
+    machine.work(1, crowded=0.0, messages=200)
+    assert machine.pace.gather == 0
 
 
 def test_one_batch_is_no_rule(machine: Machine) -> None:
