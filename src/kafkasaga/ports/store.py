@@ -83,7 +83,8 @@ class UnitOfWork(Protocol):
         """Append to the logs, write the snapshots, set the timers.
 
         Raises:
-            SerializationConflict: if a saga is not at ``before_seq`` any more (invariant I6).
+            SerializationConflict: if a saga is not at ``before_seq`` any more (invariant I6), now or at the end of the
+                transaction.
         """
         ...
 

@@ -83,6 +83,8 @@ class BatchRunner:
         self._streak, self._width = Streak(), Width(sender.clock)
         self.parked = False
         """Whether something was parked since this was last set to False."""
+        self._well = True
+        """Whether nothing was parked in the last transaction, nor met what is."""
         self._prepared: dict[int, Item] = {}
         """Records that were decoded ahead, by their ids in memory."""
         self._meanwhile: Callable[[], None] | None = None
@@ -210,7 +212,8 @@ class BatchRunner:
                 try:
                     self._transact(items, failed or {})
                 except SerializationConflict:
-                    self._width.conflicted(len(items), clock.monotonic() - began)
+                    if len(items) > 1:
+                        self._width.conflicted(len(items), clock.monotonic() - began)
                     raise
                 except (TaskFailed, EnvironmentUnavailable):
                     raise
@@ -221,8 +224,11 @@ class BatchRunner:
         errors = {id(items[0].tasks[n]): error for n, error in failed.items()}
         tasks = [task for item in items for task in item.tasks]
         now = self._sender.clock.now()
+        # To look ahead for sagas spares a round trip, and waits for whoever holds them, also where a message is but to
+        # be parked or has been handled. So it is done where all goes well.
         with self._store.begin() as uow:
-            uow.look_ahead({key for task in tasks for key in task.claims}, named_sagas(tasks))
+            sagas = named_sagas(tasks) if self._well and not failed else ()
+            uow.look_ahead({key for task in tasks for key in task.claims}, sagas)
             found = Triage(uow, self._parking, now, errors).sort(tasks)
             unmatched = self._execution.run(uow, found.ready, found.overtaking)
             if unmatched:
@@ -232,6 +238,7 @@ class BatchRunner:
                 uow.meanwhile(self._meanwhile)
         self._execution.committed()
         self.parked |= bool(found.parked or unmatched)
+        self._well = not (found.parked or found.overtaking or unmatched)
         if len(found.ready) > len(unmatched) and not failed:
             self._streak.succeeded()
 

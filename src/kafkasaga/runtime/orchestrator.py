@@ -163,7 +163,7 @@ class SagaTurn:
                 continue
             if task.saga is not None:
                 found[id(task)] = task.saga, route.context(task.attributes)
-            elif task.attributes.saga is None or route.is_event:
+            elif task.is_sought:
                 by_key.setdefault((route.saga, task.key), []).append(task)
         current = self._uow.current_sagas(by_key.keys()) if by_key else {}
         for key, waiting in by_key.items():

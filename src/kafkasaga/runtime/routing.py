@@ -100,6 +100,14 @@ class Task:
             return context.saga_id
         return saga_id(route.saga, self.key) if route.starts else None
 
+    @property
+    def is_sought(self) -> bool:
+        """Whether its saga has to be looked for, by its key. A reply that another saga awaits is for none."""
+        route = self.route
+        if not isinstance(route, SagaRoute) or self.saga is not None:
+            return False
+        return self.attributes.saga is None or route.is_event
+
     @kept
     def command_of(self) -> SagaContext | None:
         """The saga that asks for something by it, if the barrier stands before it; None for any other message."""
@@ -131,9 +139,10 @@ def named_sagas(tasks: Iterable[Task]) -> Collection[UUID]:
 
     Those that have to be looked for are known later, and all are to be locked together, in one order (A39).
     """
-    named = [task.saga for task in tasks if isinstance(task.route, SagaRoute) and task.problem is None]
-    found = {saga for saga in named if saga is not None}
-    return () if None in named else found
+    sound = [task for task in tasks if task.problem is None]
+    if any(task.is_sought for task in sound):
+        return ()
+    return {task.saga for task in sound if task.saga is not None}
 
 
 def saga_consumer(saga: str) -> str:

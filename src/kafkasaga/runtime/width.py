@@ -3,9 +3,9 @@
 A transaction keeps its locks until it commits, and takes them in the order of its messages. A handler may lock in an
 order that cannot dead-lock and do so all the same, when a batch of another replica locks for other messages before.
 PostgreSQL looks for it after a second (``deadlock_timeout``) and ends one of both. So a batch that met another
-transaction is halved, and what comes behind it too, until ten times as much time has passed as the attempt took. Then
-it may be twice as much again. However dear such an attempt is, it does not take more than a tenth of the time; and a
-message alone locks in its handler's order.
+transaction is halved, and what comes behind it too. Whenever ten times as much time has passed as the dearest of these
+attempts took, there may be twice as many again: each time allows one such attempt, so they take a tenth of the time at
+most. A message alone locks in its handler's order; what it meets is not counted.
 """
 
 from __future__ import annotations
@@ -29,11 +29,19 @@ class Width:
     @property
     def now(self) -> int:
         """At most so many messages in the next transaction."""
-        if self._now < WIDEST and (now := self._clock.monotonic()) >= self._held_until:
-            self._now, self._held_until = self._now * 2, now + self._held_for
+        now = self._clock.monotonic()
+        while self._now < WIDEST and now >= self._held_until:
+            self._now *= 2
+            self._held_until += self._held_for
         return self._now
 
     def conflicted(self, messages: int, seconds: float) -> None:
-        """A transaction of so many messages met another one, after so many seconds."""
-        self._now, self._held_for = max(messages // 2, 1), seconds / SHARE
-        self._held_until = self._clock.monotonic() + self._held_for
+        """A transaction of so many messages met another one, after so many seconds.
+
+        What was dearer and is still held for is not forgotten over it.
+        """
+        held_for = seconds / SHARE
+        if self.now < WIDEST:
+            held_for = max(held_for, self._held_for)
+        self._now, self._held_for = max(messages // 2, 1), held_for
+        self._held_until = self._clock.monotonic() + held_for

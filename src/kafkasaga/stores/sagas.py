@@ -21,6 +21,7 @@ from kafkasaga.stores.bulk import Row, Sql, insert, types
 Timers = dict[UUID, datetime | None]
 """What the timer of each saga is, as far as a transaction knows."""
 
+UNIQUE_VIOLATION: Final = "23505"
 _NEW: Final = (
     "saga_id",
     "name",
@@ -159,7 +160,7 @@ class Sagas:
     def refused(self, error: IntegrityError) -> bool:
         """Whether an error says that another transaction has begun a saga since it was looked for."""
         where = getattr(error.orig, "diag", None)
-        return where is not None and where.table_name == self._table.name
+        return where is not None and where.sqlstate == UNIQUE_VIOLATION and where.table_name == self._table.name
 
 
 _WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)

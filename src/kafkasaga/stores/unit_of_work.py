@@ -90,8 +90,8 @@ class SqlUnitOfWork:
         self._read: dict[BarrierKey, BarrierEntry] | None = None
         """What the barrier has of those that were looked for ahead."""
         self._sagas_ahead: set[UUID] = set()
-        self._sagas: dict[UUID, Instance] = {}
-        """Those of them that there are."""
+        self._loaded: Callable[[], dict[UUID, Instance]] | None = None
+        """Reads those of them that there are, once they have been asked for."""
         self._nothing_parked = False
         self._meanwhile: Callable[[], None] = nothing
 
@@ -166,8 +166,8 @@ class SqlUnitOfWork:
                 fresh = self._do.inbox.ask(self._connection, keys)
                 parked = self._do.parked.ask_any(self._connection)
                 read = self._do.barrier.ask(self._connection, self._ahead)
-                loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
-            self._nothing_parked, self._read, self._sagas = not parked(), read(), loaded()
+                self._loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
+            self._nothing_parked, self._read = not parked(), read()
             return fresh()
 
     def read_barrier(self, keys: Collection[BarrierKey]) -> dict[BarrierKey, BarrierEntry]:
@@ -193,8 +193,8 @@ class SqlUnitOfWork:
 
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """One statement; none if the sagas were looked for ahead."""
-        if self._sagas_ahead and self._sagas_ahead >= set(ids):
-            return {id: self._sagas[id] for id in ids if id in self._sagas}
+        if self._loaded is not None and self._sagas_ahead >= set(ids):
+            return {id: instance for id, instance in self._loaded().items() if id in ids}
         with self._now():
             return self._do.sagas.ask(self._connection, ids, self._timers)()
 
@@ -205,7 +205,7 @@ class SqlUnitOfWork:
 
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
         """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped."""
-        self._sagas_ahead = set()
+        self._loaded = None
         sagas, written = self._do.sagas, Written.of(changes, self._timers)
         if written.locked and self._do.way.begins_late and not self._ends_elsewhere:
             self._at_end(lambda: sagas.send_states(self._connection, written))

@@ -11,12 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from kafkasaga import DefinitionError, Outbox, Received, idempotent
+from kafkasaga.errors import SerializationConflict
 from kafkasaga.messages import write_headers
 from kafkasaga.ports import OutboxRow
 from kafkasaga.stores import CONTEXT, PublishContext, SqlStore, enlist
 from tests.contract.stores.business import Base, Order, OrderCreated, OrderMessage, created, orders
 from tests.contract.stores.store_kit import Threads, counted_statements
 from tests.contract.stores.test_store_relay_queue import LONG, envelope
+from tests.contract.stores.test_store_sagas import new
 
 outbox = Outbox(Base.metadata, source="shop")
 
@@ -164,6 +166,19 @@ class TestEnlist:
             store.enlist(session).add_outbox([envelope()])
             session.rollback()
         assert rows(store) == []
+
+    def test_a_saga_that_was_begun_already_leaves_the_users_transaction_whole(
+        self, store: SqlStore, engine: Engine
+    ) -> None:
+        begun = new("1")
+        with store.begin() as uow:
+            uow.save_sagas([begun])
+        with Session(engine) as session, session.begin():
+            with pytest.raises(SerializationConflict):
+                store.enlist(session).save_sagas([begun])
+            session.add(Order(id=1))
+        with Session(engine) as session:
+            assert session.get(Order, 1) is not None
 
     def test_an_async_session_is_refused_with_the_remedy(self, store: SqlStore) -> None:
         with pytest.raises(DefinitionError, match="run_sync"):

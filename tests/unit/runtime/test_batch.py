@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import MetaData, insert, text
+from sqlalchemy import MetaData, insert, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from kafkasaga import Outbox, Saga, Service, Step, exponential
 from kafkasaga.ports import ParkedStatus, TopicPartition
 from kafkasaga.runtime import batch
+from kafkasaga.saga.instance import saga_id
 from kafkasaga.testing.broker import MemoryBroker
 from tests.unit.runtime.kit import (
     Begun,
@@ -26,6 +27,7 @@ from tests.unit.runtime.kit import (
     State,
     VirtualClock,
     attributes,
+    context,
     orchestrator,
     send,
 )
@@ -193,6 +195,64 @@ def test_a_message_alone_that_meets_others_is_tried_again(shop: Shop) -> None:
     shop.node.consume()
     assert shop.tried == ["a", "a", "a"]
     assert shop.handled() == ["a"]
+
+
+@pytest.mark.parametrize(("conflicts", "fault"), [(1, "raises"), (1, "is refused"), (3, "meets others without end")])
+def test_i02_what_waits_behind_a_narrow_piece_that_fails_is_handled_too(
+    shop: Shop, clock: VirtualClock, conflicts: int, fault: str
+) -> None:
+    shop.faults["a"] = _conflict(times=conflicts, after=lambda: clock.sleep(1.0))
+    shop.commits("abcdefgh")
+    faults = {"raises": raises, "is refused": shop.refused_at_commit}
+    shop.faults["i"] = faults.get(fault) or _conflict(times=1000)
+    shop.send(*"ijklmnop")
+    shop.node.consume()
+    assert shop.handled() == [*"abcdefghjklmnop"]
+    assert shop.parked() == ["i"]
+
+
+def test_what_a_message_alone_meets_makes_nothing_narrow(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["a"] = _conflict(times=2, after=lambda: clock.sleep(1.0))
+    shop.commits("a")
+    assert shop.commits("bcdefghi") == [*"bcdefghi", "commit"]
+
+
+def test_i13_a_message_that_can_begin_no_saga_is_parked_and_the_others_begin_theirs(
+    broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    node = orchestrator(broker, clock)
+    for id in ("1", "", "2"):
+        send(broker, Begun(id=id))
+    node.consume()
+    assert node.count("saga") == 2
+    assert len(node.parked()) == 1
+
+
+def test_i13_to_set_a_message_aside_nobody_looks_for_its_saga(broker: MemoryBroker, clock: VirtualClock) -> None:
+    node = orchestrator(broker, clock)
+    send(broker, Begun(id=""))
+    (record,) = broker.records("begun")
+    node.batches.set_aside(record, RuntimeError("it ended its process"))
+    assert len(node.parked()) == 1
+
+
+def test_i13_a_message_for_a_saga_that_cannot_be_read_is_parked_and_the_others_go_on(
+    broker: MemoryBroker, clock: VirtualClock
+) -> None:
+    node = orchestrator(broker, clock)
+    ids = {key: saga_id("buy", key) for key in "123"}
+    for key in ids:
+        send(broker, Begun(id=key))
+    node.consume()
+    with node.store.engine.begin() as connection:
+        saga = node.store.tables.saga
+        connection.execute(update(saga).where(saga.c.saga_id == ids["2"]).values(snapshot="spoilt"))
+    for key, id in ids.items():
+        send(broker, Reserved(id=key), saga=context(id))
+    node.consume()
+    node.publish()
+    assert len(broker.records("pay")) == 2
+    assert [(parked.record.key or b"").decode() for parked in node.parked()] == ["2"]
 
 
 def _conflict(times: int, after: Callable[[], None] = lambda: None) -> Fault:

@@ -34,6 +34,12 @@ class Asking(Saga[State], name="asking", version=1, starts_on=Begun):
     ends = Ends[State]()
 
 
+class AskingToo(Saga[State], name="asking-too", version=1):
+    ask = Step[State](command=lambda s: Ask(id=s.id), succeeds_on=Yes, kind="read-only")
+    flow = ask
+    ends = Ends[State]()
+
+
 class OneOfMany(Base, topic="shared", type="shared.one"): ...
 
 
@@ -136,3 +142,9 @@ def test_what_cannot_be_handled_names_no_saga_and_hinders_none() -> None:
     id = uuid4()
     spoilt = reply(uuid4(), b"spoilt")
     assert named_sagas(tasks(spoilt, reply(id), record("unknown"))) == {id}
+
+
+def test_a_reply_that_another_saga_awaits_too_hinders_none() -> None:
+    id = uuid4()
+    both = Router("svc", [], [Asking.definition, AskingToo.definition], JsonCodec())
+    assert named_sagas(both.route(reply(id))) == {id}

@@ -38,30 +38,45 @@ def test_it_doubles_whenever_ten_times_as_long_has_passed(width: Width, clock: V
 
 
 def test_after_a_while_nothing_bounds_it_again(width: Width, clock: VirtualClock) -> None:
-    width.conflicted(1, 0.01)
+    width.conflicted(2, 0.01)
     for _ in range(30):
         clock.sleep(0.1)
         assert width.now > 1
     assert width.now == WIDEST
 
 
-def test_a_message_alone_stays_one(width: Width) -> None:
-    width.conflicted(1, 1.0)
-    assert width.now == 1
+def test_an_hour_of_nothing_is_time_that_has_passed(width: Width, clock: VirtualClock) -> None:
+    width.conflicted(2, 1.0)
+    clock.sleep(3600)
+    assert width.now == WIDEST
 
 
-@given(bad=st.integers(2, 200), cost=st.floats(0.001, 2.0), ratio=st.floats(0.1, 10))
-def test_of_the_time_little_is_lost(bad: int, cost: float, ratio: float) -> None:
-    """Where each transaction of ``bad`` messages or more meets another one, and waits for it to no avail."""
-    clock, lost = VirtualClock(), 0.0
+def test_what_was_cheap_does_not_shorten_what_is_held_for_what_was_dear(width: Width, clock: VirtualClock) -> None:
+    width.conflicted(40, 1.0)
+    width.conflicted(20, 0.005)
+    clock.sleep(9.9)
+    assert width.now == 10
+    clock.sleep(0.2)
+    assert width.now == 20
+    width.conflicted(20, 0.005)
+    clock.sleep(9.9)
+    assert width.now == 10, "also while it grows again"
+
+
+costs = st.floats(0.001, 2.0)
+
+
+@given(bad=st.integers(2, 200), dear=costs, cheap=costs, every=st.integers(2, 100), ratio=st.floats(0.1, 10))
+def test_of_the_time_little_is_lost(bad: int, dear: float, cheap: float, every: int, ratio: float) -> None:
+    """Where each transaction of ``bad`` messages or more meets another one, and now and then any of several does."""
+    clock, lost, worst = VirtualClock(), 0.0, max(dear, cheap)
     width = Width(clock)
-    narrowing = (200).bit_length() * cost  # until it fits for the first time
-    while clock.monotonic() < 300 * cost:
+    for number in range(3000):
         messages = min(width.now, 200)
-        if messages >= bad:
-            clock.sleep(cost)
-            lost += cost
-            width.conflicted(messages, cost)
-        else:
-            clock.sleep(cost * ratio)
+        meets = dear if messages >= bad else cheap if messages > 1 and number % every == 0 else 0.0
+        clock.sleep(meets or dear * ratio)
+        lost += meets
+        if meets:
+            width.conflicted(messages, meets)
+    narrowing = (200).bit_length() * worst  # until it fits for the first time
     assert lost <= narrowing + SHARE * clock.monotonic()
