@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from kafkasaga.messages import Operation
 from kafkasaga.ports import BarrierEntry, BarrierKey, Outcome
 from kafkasaga.stores.bulk import Sql, insert, types
+from kafkasaga.stores.failures import is_taken
 
 _KEY = ("saga_id", "step_path", "generation", "op")
 _ENTRY = ("outcome", "reply_topic", "reply_type", "reply_body", "reply_key")
@@ -54,8 +55,7 @@ class Barrier:
 
     def refused(self, error: IntegrityError) -> bool:
         """Whether an error says that another transaction has written an entry since it was looked for."""
-        where = getattr(error.orig, "diag", None)
-        return where is not None and where.table_name == self._table.name
+        return is_taken(error, self._table)
 
 
 def _read(*, lateral: bool) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from kafkasaga.errors import DatabaseRefused, DatabaseUnavailable, KafkasagaError, SerializationConflict
@@ -28,6 +29,8 @@ SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
 }
 """SQLSTATEs, or what they begin with."""
+
+UNIQUE_VIOLATION: Final = "23505"
 
 SQLITE_CODES: Final[dict[int, type[KafkasagaError]]] = {
     sqlite3.SQLITE_BUSY: SerializationConflict,
@@ -68,6 +71,12 @@ def translated() -> Generator[None]:
         if kind is None:
             raise
         raise _ours(kind, error) from error
+
+
+def is_taken(error: IntegrityError, table: Table) -> bool:
+    """Whether the key of a row that was to be inserted is there: another transaction has written it meanwhile."""
+    where = getattr(error.orig, "diag", None)
+    return where is not None and where.sqlstate == UNIQUE_VIOLATION and where.table_name == table.name
 
 
 def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:

@@ -17,11 +17,11 @@ from kafkasaga.ports import SagaChange
 from kafkasaga.saga.events import Cancelled, CompensationBegan, StepStuck, step_of, to_body
 from kafkasaga.saga.instance import Instance, SagaStatus, from_snapshot, to_snapshot
 from kafkasaga.stores.bulk import Row, Sql, insert, types
+from kafkasaga.stores.failures import is_taken
 
 Timers = dict[UUID, datetime | None]
 """What the timer of each saga is, as far as a transaction knows."""
 
-UNIQUE_VIOLATION: Final = "23505"
 _NEW: Final = (
     "saga_id",
     "name",
@@ -159,8 +159,7 @@ class Sagas:
 
     def refused(self, error: IntegrityError) -> bool:
         """Whether an error says that another transaction has begun a saga since it was looked for."""
-        where = getattr(error.orig, "diag", None)
-        return where is not None and where.sqlstate == UNIQUE_VIOLATION and where.table_name == self._table.name
+        return is_taken(error, self._table)
 
 
 _WITH_REASON: Final = (StepStuck, CompensationBegan, Cancelled)

@@ -193,8 +193,9 @@ class SqlUnitOfWork:
 
     def load_sagas(self, ids: Collection[UUID]) -> dict[UUID, Instance]:
         """One statement; none if the sagas were looked for ahead."""
-        if self._loaded is not None and self._sagas_ahead >= set(ids):
-            return {id: instance for id, instance in self._loaded().items() if id in ids}
+        wanted = set(ids)  # of many ids, a list would be searched for each
+        if self._loaded is not None and self._sagas_ahead >= wanted:
+            return {id: instance for id, instance in self._loaded().items() if id in wanted}
         with self._now():
             return self._do.sagas.ask(self._connection, ids, self._timers)()
 

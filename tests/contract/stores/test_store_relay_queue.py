@@ -490,12 +490,7 @@ class TestWake:
             patch.setattr(threading.Thread, "start", refuse)
             session.commit()
         assert "can't start new thread" in caplog.text
-        with postgres_store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
-            listener.exec_driver_sql(f"LISTEN {channel}")
-            publish(postgres_store, envelope())
-            driver = listener.connection.driver_connection
-            assert driver is not None
-            assert [note.channel for note in driver.notifies(timeout=20, stop_after=1)] == [channel]
+        assert a_commit_notifies(postgres_store)
         session.close()
 
 
