@@ -483,7 +483,6 @@ class TestWake:
         def refuse(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        channel = listening_channel(postgres_store)
         session = Session(postgres_store.engine)
         postgres_store.enlist(session).add_outbox([envelope()])
         with monkeypatch.context() as patch:
