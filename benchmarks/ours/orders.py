@@ -2,7 +2,7 @@
 
 Each function does for many messages what its namesake in ``kafkasaga.examples.order_system`` does for one, in one
 statement, or two where Python decides. Statements take arrays, so their texts are the same for any number of messages:
-compiled once, prepared once. Stock is always locked in the order of its sku: two batches cannot dead-lock.
+compiled once, prepared once. Stock is always locked in the order of its sku: two batches cannot deadlock.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def sell(event: OrderCompleted, session: Session) -> None:
 
 
 def lock_stock(session: Session, skus: Sequence[str]) -> dict[str, Stock]:
-    """Products, locked in the order of their sku: two orders that want the same ones cannot dead-lock."""
+    """Products, locked in the order of their sku: two orders that want the same ones cannot deadlock."""
     rows = select(Stock).where(Stock.sku.in_(skus)).order_by(Stock.sku).with_for_update()
     return {stock.sku: stock for stock in session.scalars(rows, execution_options={"populate_existing": True})}
 

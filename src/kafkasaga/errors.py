@@ -14,6 +14,8 @@
     │   │   └── BrokerRefused        Kafka is there and does not let us in: likewise                (start)
     │   └── HandlersFailing
     ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
+    │   ├── Deadlock                 each waited for what the other one held                         (run)
+    │   └── LockTimeout              one held for too long what the other one wanted                 (run)
     ├── UndecodableMessage       a record is not a message that this service understands          (run)
     ├── UnencodableMessage       a message is too large, nested too deep, or not text             (publish)
     └── CorruptLog               a saga's log does not fold to its stored state                   (verify)
@@ -78,6 +80,14 @@ class HandlersFailing(EnvironmentUnavailable):
 
 class SerializationConflict(KafkasagaError):
     """The database refused a transaction because of a concurrent one; it is safe to run it again."""
+
+
+class Deadlock(SerializationConflict):
+    """Two transactions waited for each other, and the database ended this one; without the other it succeeds."""
+
+
+class LockTimeout(SerializationConflict):
+    """Another transaction has held for too long what this one wanted."""
 
 
 class UndecodableMessage(KafkasagaError):

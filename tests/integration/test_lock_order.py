@@ -1,4 +1,4 @@
-"""Rows that others hold, on a real PostgreSQL: batches that lock in opposite orders, a saga that is not given back."""
+"""Who stands in whose way, on a real PostgreSQL: batches that lock in opposite orders, sagas and turns that are held."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import MetaData, create_engine, event, select, text
 from sqlalchemy.orm import Session
 
 from kafkasaga import Outbox, Service
+from kafkasaga.ports import InboxKey, Turn
 from kafkasaga.saga.instance import saga_id
 from kafkasaga.testing.broker import MemoryBroker
+from tests.contract.stores.store_kit import WAITING, until
 from tests.unit.runtime.kit import Begun, Buy, Node, Reserve, Reserved, VirtualClock, context, send
 
 
@@ -41,7 +44,9 @@ class Locking:
         self.node.consume()
 
 
-def test_batches_that_dead_lock_are_handled_all_the_same_one_of_them_message_by_message(postgres_url: str) -> None:
+@pytest.fixture
+def deadlocked(postgres_url: str) -> Iterator[list[Locking]]:
+    """Two replicas whose batches have met in a deadlock; last the one whose batch PostgreSQL ended."""
     engine = create_engine(postgres_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE product (id text PRIMARY KEY, taken int NOT NULL DEFAULT 0)"))
@@ -53,14 +58,65 @@ def test_batches_that_dead_lock_are_handled_all_the_same_one_of_them_message_by_
         for done in [threads.submit(one.consume), threads.submit(two.consume)]:
             done.result(60)
     with engine.connect() as connection:
-        taken = connection.execute(text("SELECT taken FROM product")).scalars().all()
+        assert connection.execute(text("SELECT taken FROM product")).scalars().all() == [2, 2]
     engine.dispose()
-    assert taken == [2, 2]
-    assert not one.node.parked() + two.node.parked()
-    whole, halved = sorted((one.tried, two.tried), key=len)
-    assert len(whole) == 2
-    assert len(set(whole)) == 1
-    assert len(halved) == len(set(halved)) == 3, "the attempt that dead-locked, and each message by itself"
+    yield sorted([one, two], key=lambda each: len(each.tried))
+    for each in (one, two):
+        each.node.store.close()
+
+
+def test_of_batches_that_deadlock_one_is_repeated_as_it_was(deadlocked: list[Locking]) -> None:
+    spared, ended = deadlocked
+    assert len(spared.tried) == 2
+    assert len(set(spared.tried)) == 1
+    assert len(ended.tried) == 3
+    assert len(set(ended.tried[1:])) == 1
+    assert not spared.node.parked() + ended.node.parked()
+
+
+def test_what_comes_behind_it_goes_alone_for_a_while(deadlocked: list[Locking]) -> None:
+    spared, ended = deadlocked
+    assert goes_beside_others(spared)
+    assert not goes_beside_others(ended)
+    ended.node.clock.sleep(60)
+    assert goes_beside_others(ended)
+
+
+def goes_beside_others(locking: Locking) -> bool:
+    """Whether it does not wait until a batch that is under way has ended."""
+    with ThreadPoolExecutor(1) as threads:
+        with turn_taken(locking.node, Turn.BESIDE):
+            consumed = threads.submit(locking.consume)
+            until(lambda: consumed.done() or waits_for_a_lock(locking.node))
+            beside = consumed.done()
+        consumed.result(60)
+    return beside
+
+
+def waits_for_a_lock(node: Node) -> bool:
+    with node.store.engine.connect() as connection:
+        return bool(connection.scalar(text(WAITING)))
+
+
+@contextmanager
+def turn_taken(node: Node, turn: Turn) -> Generator[None]:
+    """Another replica has a batch under way."""
+    with node.store.begin() as uow:
+        uow.look_ahead((), (), turn)
+        uow.claim_inbox([InboxKey("svc", "other", uuid4())])
+        yield
+
+
+@pytest.mark.parametrize("turn", [Turn.ALONE, Turn.NONE])
+def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Turn) -> None:
+    errors: list[object] = []
+    with turn_taken(buying, turn):
+        event.listen(buying.store.engine, "handle_error", errors.append)
+        reply(buying, *"123")
+        reply(buying, *"123")
+    assert len(errors) == (turn is Turn.ALONE), "it is waited for once"
+    assert not buying.parked()
+    assert paying(buying) == 3
 
 
 @pytest.fixture

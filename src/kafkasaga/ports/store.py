@@ -21,6 +21,7 @@ from kafkasaga.ports.values import (
     Prunable,
     SagaChange,
     TopicPartition,
+    Turn,
 )
 from kafkasaga.saga.instance import Instance
 
@@ -37,10 +38,15 @@ class UnitOfWork(Protocol):
         """Write out what handlers left in the session. Raises what the database says to it."""
         ...
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
+    def look_ahead(
+        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
+    ) -> None:
         """These will be read from the barrier, and these sagas loaded, and lanes be asked for.
 
-        ``claim_inbox`` brings the answers along.
+        ``claim_inbox`` waits for its turn first, until the other one's turns allow it, and brings the answers along.
+
+        Raises:
+            LockTimeout: from ``claim_inbox``, if the turn does not come in time, or what it waits for then.
         """
         ...
 

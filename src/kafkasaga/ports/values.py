@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import partial
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -46,6 +46,16 @@ class BarrierKey(NamedTuple):
     def action(self) -> BarrierKey:
         """The action of this step and generation: itself, or what it is the undoing of."""
         return self._replace(operation=Operation.ACTION)
+
+
+class Turn(Enum):
+    """How a transaction stands to other batches of its database, from its first statement to its end."""
+
+    NONE = "none"
+    """It has nothing to do with them."""
+    BESIDE = "beside"
+    """Beside others; not beside one that is alone."""
+    ALONE = "alone"
 
 
 class Outcome(StrEnum):

@@ -7,7 +7,8 @@
    parked with its error), the rest as a batch. One bad message in a hundred must not cost the speed of the others;
 3. if the failure shows only when the session is flushed or the transaction commits, nobody knows whose it is: the
    batch is halved until it is alone;
-4. if it met another transaction, it is halved too, and so is what comes after it for a while (``width``).
+4. if it met another transaction in a deadlock, it is repeated alone, and what comes after it goes alone too for a while
+   (``turns``); if it met one in another way, or alone too, it is halved.
 
 What has to wait behind parked messages of its lane, ``triage`` says (invariant I4). Offsets are written in the same
 transaction, and given to Kafka only afterwards (I5); so a crash at any point repeats a batch or continues behind it,
@@ -23,9 +24,9 @@ import tenacity
 from tenacity.wait import WaitBaseT
 
 from kafkasaga.clock import Clock
-from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
+from kafkasaga.errors import Deadlock, EnvironmentUnavailable, LockTimeout, SerializationConflict
 from kafkasaga.messages import Record
-from kafkasaga.ports import Store, TopicPartition
+from kafkasaga.ports import Store, TopicPartition, Turn
 from kafkasaga.runtime.execution import Execution, TaskFailed
 from kafkasaga.runtime.orchestrator import Definitions
 from kafkasaga.runtime.outgoing import Sender
@@ -34,8 +35,8 @@ from kafkasaga.runtime.retries import Retries
 from kafkasaga.runtime.routing import Router, Task, named_sagas
 from kafkasaga.runtime.streak import Streak
 from kafkasaga.runtime.triage import Triage
+from kafkasaga.runtime.turns import Turns
 from kafkasaga.runtime.watchdog import Watchdog
-from kafkasaga.runtime.width import Width
 from kafkasaga.saga.policy import Retry
 
 ATTEMPTS_IN_PROCESS = 3
@@ -80,7 +81,7 @@ class BatchRunner:
         self._group, self._store, self._router, self._sender = group, store, router, sender
         self._execution, self._parking = Execution(sender, definitions, watchdog), Parking(parking)
         self._retries = Retries(store, router, self._execution, self._parking, sender)
-        self._streak, self._width = Streak(), Width(sender.clock)
+        self._streak, self._turns = Streak(), Turns(sender.clock)
         self.parked = False
         """Whether something was parked since this was last set to False."""
         self._well = True
@@ -139,26 +140,23 @@ class BatchRunner:
     def _all(self, items: Sequence[Item]) -> None:
         pending = list(items)
         while pending:
-            piece = pending[: self._width.now]
-            rest = pending[len(piece) :]
             try:
-                self._commit(piece)
-                pending = rest
+                self._commit(pending)
+                return
             except TaskFailed as failed:
-                at = next(n for n, item in enumerate(piece) if failed.task in item.tasks)
-                self._all(piece[:at])
-                self._alone(piece[at])
+                at = next(n for n, item in enumerate(pending) if failed.task in item.tasks)
+                self._all(pending[:at])
+                self._by_itself(pending[at])
                 pending = pending[at + 1 :]
             except (CommitFailed, SerializationConflict):
-                if len(piece) == 1:
-                    self._alone(piece[0])
-                    pending = rest
-                else:
-                    middle = len(piece) // 2
-                    self._all(piece[:middle])
-                    pending = pending[middle:]
+                if len(pending) == 1:
+                    self._by_itself(pending[0])
+                    return
+                middle = len(pending) // 2
+                self._all(pending[:middle])
+                pending = pending[middle:]
 
-    def _alone(self, item: Item) -> None:
+    def _by_itself(self, item: Item) -> None:
         """One record by itself: tried again for a moment; a task that still fails is parked, the others are not."""
         parked: dict[int, Exception] = {}
         while True:
@@ -199,28 +197,39 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
-        clock, attempts = self._sender.clock, CONFLICTS_IN_A_ROW if len(items) == 1 else 1
+        one, clock = len(items) == 1, self._sender.clock
         for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(attempts) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
+            retry=tenacity.retry_if_exception(_met_another if one else self._would_go_alone),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW if one else 2)
+            | _StopAfter(SECONDS_OF_CONFLICTS, clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
-                began = clock.monotonic()
-                try:
-                    self._transact(items, failed or {})
-                except SerializationConflict:
-                    if len(items) > 1:
-                        self._width.conflicted(len(items), clock.monotonic() - began)
-                    raise
-                except (TaskFailed, EnvironmentUnavailable):
-                    raise
-                except Exception as error:
-                    raise CommitFailed(error) from error
+                self._attempt(items, failed or {})
 
-    def _transact(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
+    def _would_go_alone(self, error: BaseException) -> bool:
+        return isinstance(error, Deadlock) and self._turns.next is Turn.ALONE
+
+    def _attempt(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
+        clock, turn = self._sender.clock, self._turns.next
+        began = clock.monotonic()
+        try:
+            self._transact(items, failed, turn)
+        except Deadlock:
+            if turn is Turn.BESIDE:
+                self._turns.deadlocked(clock.monotonic() - began)
+            raise
+        except LockTimeout:
+            self._turns.timed_out()
+            raise
+        except (SerializationConflict, TaskFailed, EnvironmentUnavailable):
+            raise
+        except Exception as error:
+            raise CommitFailed(error) from error
+
+    def _transact(self, items: Sequence[Item], failed: Mapping[int, Exception], turn: Turn) -> None:
         errors = {id(items[0].tasks[n]): error for n, error in failed.items()}
         tasks = [task for item in items for task in item.tasks]
         now = self._sender.clock.now()
@@ -228,7 +237,7 @@ class BatchRunner:
         # be parked or has been handled. So it is done where all goes well.
         with self._store.begin() as uow:
             sagas = named_sagas(tasks) if self._well and not failed else ()
-            uow.look_ahead({key for task in tasks for key in task.claims}, sagas)
+            uow.look_ahead({key for task in tasks for key in task.claims}, sagas, turn)
             found = Triage(uow, self._parking, now, errors).sort(tasks)
             unmatched = self._execution.run(uow, found.ready, found.overtaking)
             if unmatched:
@@ -251,6 +260,10 @@ class _StopAfter(tenacity.stop.stop_base):
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:  # noqa: ARG002 (tenacity gives it)
         return self._clock.monotonic() >= self._end
+
+
+def _met_another(error: BaseException) -> bool:
+    return isinstance(error, SerializationConflict)
 
 
 def _back_off(first: float, *, longest: float) -> WaitBaseT:

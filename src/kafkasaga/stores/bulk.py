@@ -85,9 +85,6 @@ class Way:
         """Statements inside the block go in one round trip, where the driver can. Their errors come at its end."""
         return nullcontext()
 
-    def keep_plans(self, connection: Connection) -> None:
-        """The plans of statements that read no table of ours may be kept, in this transaction."""
-
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         """COMMIT, where it can travel with other statements; then ``meanwhile`` is done before it is waited for."""
 
@@ -138,14 +135,14 @@ class Sql:
 
         return PsycopgBulk(body, rows, readers, self.dialect, by_any_driver)
 
-    def plain(self, statement: str) -> Plain:
-        """A statement without parameters."""
-        by_any_driver = _AnyPlain(self.named(statement))
+    def plain(self, statement: str, *, otherwise: str | None = None, prepare: bool = False) -> Plain:
+        """A statement without parameters; ``otherwise`` where it does not go to psycopg itself."""
+        by_any_driver = _AnyPlain(self.named(otherwise or statement))
         if not self.past_sqlalchemy:
             return by_any_driver
         from kafkasaga.stores.driver import PsycopgPlain
 
-        return PsycopgPlain(self.named(statement), by_any_driver)
+        return PsycopgPlain(self.named(statement), by_any_driver, prepare=prepare)
 
     @property
     def past_sqlalchemy(self) -> bool:

@@ -80,14 +80,14 @@ class PsycopgBulk:
 class PsycopgPlain:
     """A statement without parameters, past SQLAlchemy."""
 
-    def __init__(self, statement: str, otherwise: Plain) -> None:
-        self._text, self._otherwise = statement.encode(), otherwise
+    def __init__(self, statement: str, otherwise: Plain, *, prepare: bool) -> None:
+        self._text, self._otherwise, self._prepare = statement.encode(), otherwise, prepare
 
     def ask(self, connection: Connection) -> Answer:
         trips = trips_of(connection)
         if trips is None:
             return self._otherwise.ask(connection)
-        return send(connection, trips, self._text).rows
+        return send(connection, trips, self._text, prepare=self._prepare).rows
 
 
 class PsycopgWay(Way):
@@ -110,10 +110,6 @@ class PsycopgWay(Way):
 
     def together(self, connection: Connection) -> AbstractContextManager[None]:
         return together(connection)
-
-    def keep_plans(self, connection: Connection) -> None:
-        if (trips := trips_of(connection)) is not None:
-            send(connection, trips, b"SET LOCAL plan_cache_mode = auto")
 
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         if (trips := trips_of(connection)) is not None:

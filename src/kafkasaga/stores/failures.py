@@ -15,12 +15,19 @@ from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from kafkasaga.errors import DatabaseRefused, DatabaseUnavailable, KafkasagaError, SerializationConflict
+from kafkasaga.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    Deadlock,
+    KafkasagaError,
+    LockTimeout,
+    SerializationConflict,
+)
 
 SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "40001": SerializationConflict,  # serialization_failure
-    "40P01": SerializationConflict,  # deadlock_detected
-    "55P03": SerializationConflict,  # lock_not_available: lock_timeout ran out
+    "40P01": Deadlock,  # deadlock_detected
+    "55P03": LockTimeout,  # lock_not_available: lock_timeout ran out
     "26000": SerializationConflict,  # invalid_sql_statement_name: after DISCARD ALL; it is prepared again
     "08": DatabaseUnavailable,  # connection exceptions
     "53": DatabaseUnavailable,  # out of disk, memory or connections
@@ -33,7 +40,7 @@ SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
 UNIQUE_VIOLATION: Final = "23505"
 
 SQLITE_CODES: Final[dict[int, type[KafkasagaError]]] = {
-    sqlite3.SQLITE_BUSY: SerializationConflict,
+    sqlite3.SQLITE_BUSY: LockTimeout,
     sqlite3.SQLITE_LOCKED: SerializationConflict,
     sqlite3.SQLITE_IOERR: DatabaseUnavailable,
     sqlite3.SQLITE_FULL: DatabaseUnavailable,

@@ -23,6 +23,7 @@ from kafkasaga.ports import (
     ParkedStatus,
     SagaChange,
     TopicPartition,
+    Turn,
     nothing,
 )
 from kafkasaga.saga.instance import Instance
@@ -37,6 +38,7 @@ from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.parked_commands import ParkedCommands
 from kafkasaga.stores.sagas import Sagas, Written
 from kafkasaga.stores.sagas import Timers as KnownTimers
+from kafkasaga.stores.turns import Turns
 
 
 class Statements:
@@ -50,6 +52,7 @@ class Statements:
         self.offsets: Final = Offsets(sql)
         self.parked: Final = ParkedMessages(sql)
         self.parked_commands: Final = ParkedCommands(sql)
+        self.turns: Final = Turns(sql)
 
         self.way: Final = Way() if not sql.past_sqlalchemy else _past_sqlalchemy()
 
@@ -92,6 +95,7 @@ class SqlUnitOfWork:
         self._sagas_ahead: set[UUID] = set()
         self._loaded: Callable[[], dict[UUID, Instance]] | None = None
         """Reads those of them that there are, once they have been asked for."""
+        self._turn = Turn.NONE
         self._nothing_parked = False
         self._meanwhile: Callable[[], None] = nothing
 
@@ -151,18 +155,20 @@ class SqlUnitOfWork:
             self._session.detach()
         self._do.way.end(self._unbegun)
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
+    def look_ahead(
+        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
+    ) -> None:
         """No statement: ``claim_inbox`` asks."""
-        self._ahead, self._sagas_ahead = set(steps), set(sagas)
+        self._ahead, self._sagas_ahead, self._turn = set(steps), set(sagas), turn
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement; with what was looked for ahead two to four, in one round trip."""
+        """One statement; with what was looked for ahead three to five, in one round trip."""
         if self._ahead is None:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
         with self._now():
             with self._do.way.together(self._unbegun):
-                self._do.way.keep_plans(self._connection)
+                self._do.turns.take(self._connection, self._turn)
                 fresh = self._do.inbox.ask(self._connection, keys)
                 parked = self._do.parked.ask_any(self._connection)
                 read = self._do.barrier.ask(self._connection, self._ahead)

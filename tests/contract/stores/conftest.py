@@ -49,6 +49,13 @@ def threads(store: SqlStore) -> Iterator[Threads]:
 
 
 @pytest.fixture
+def postgres_threads(postgres_store: SqlStore) -> Iterator[Threads]:
+    threads = Threads(postgres_store)
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
 def saga() -> UUID:
     """The id of some saga."""
     return uuid4()

@@ -18,6 +18,7 @@ from tests.contract.stores import (
     test_store_relay_queue,
     test_store_retention,
     test_store_sagas,
+    test_store_turns,
 )
 from tests.contract.stores.store_kit import Threads, until
 
@@ -28,6 +29,7 @@ SUITES: tuple[ModuleType, ...] = (
     test_store_relay_queue,
     test_store_retention,
     test_store_sagas,
+    test_store_turns,
 )
 # They count statements, ask the operator's queries, write rows by SQL, or try what only PostgreSQL or its text can do.
 ABOUT_SQL = {
@@ -90,6 +92,11 @@ def threads(store: MemoryStore) -> Iterator[Threads]:
     threads = _Threads(store)  # type: ignore[arg-type]
     yield threads
     threads.close()
+
+
+@pytest.fixture
+def postgres_threads(threads: Threads) -> Threads:
+    return threads
 
 
 @pytest.fixture

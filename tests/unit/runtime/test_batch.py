@@ -172,21 +172,19 @@ def test_where_many_fail_they_are_not_waited_for(shop: Shop, clock: VirtualClock
     assert len(shop.parked()) == 100
 
 
-def test_a_batch_that_met_another_transaction_is_halved(shop: Shop) -> None:
-    shop.faults["c"] = _conflict(times=1)
-    shop.send("a", "b", "c", "d")
-    shop.node.consume()
-    assert shop.tried == [*"abc", *"ab", *"cd"]
-    assert shop.handled() == ["a", "b", "c", "d"]
+def test_a_batch_that_met_another_in_a_deadlock_is_repeated_whole(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["c"] = _conflict(times=1, after=lambda: clock.sleep(1.0))
+    assert shop.commits("abcd") == [*"abc", *"abcd", "commit"]
 
 
-def test_what_comes_behind_it_is_narrow_too_for_a_while(shop: Shop, clock: VirtualClock) -> None:
-    shop.faults["b"] = _conflict(times=1, after=lambda: clock.sleep(1.0))
-    assert shop.commits("abcdefgh") == [*"ab", *"abcd", "commit", *"efgh", "commit"]
-    clock.sleep(9.9)
-    assert shop.commits("ijklm") == [*"ijkl", "commit", "m", "commit"]
-    clock.sleep(0.2)
-    assert shop.commits("nopqrs") == [*"nopqrs", "commit"]
+def test_if_it_meets_one_alone_too_it_is_halved(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["c"] = _conflict(times=2, after=lambda: clock.sleep(1.0))
+    assert shop.commits("abcd") == [*"abc", *"abc", *"ab", "commit", *"cd", "commit"]
+
+
+def test_a_batch_that_waited_for_a_lock_in_vain_is_halved(shop: Shop) -> None:
+    shop.faults["c"] = _conflict(times=1, error=_LockTimeout)
+    assert shop.commits("abcd") == [*"abc", *"ab", "commit", *"cd", "commit"]
 
 
 def test_a_message_alone_that_meets_others_is_tried_again(shop: Shop) -> None:
@@ -195,26 +193,6 @@ def test_a_message_alone_that_meets_others_is_tried_again(shop: Shop) -> None:
     shop.node.consume()
     assert shop.tried == ["a", "a", "a"]
     assert shop.handled() == ["a"]
-
-
-@pytest.mark.parametrize(("conflicts", "fault"), [(1, "raises"), (1, "is refused"), (3, "meets others without end")])
-def test_i02_what_waits_behind_a_narrow_piece_that_fails_is_handled_too(
-    shop: Shop, clock: VirtualClock, conflicts: int, fault: str
-) -> None:
-    shop.faults["a"] = _conflict(times=conflicts, after=lambda: clock.sleep(1.0))
-    shop.commits("abcdefgh")
-    faults = {"raises": raises, "is refused": shop.refused_at_commit}
-    shop.faults["i"] = faults.get(fault) or _conflict(times=1000)
-    shop.send(*"ijklmnop")
-    shop.node.consume()
-    assert shop.handled() == [*"abcdefghjklmnop"]
-    assert shop.parked() == ["i"]
-
-
-def test_what_a_message_alone_meets_makes_nothing_narrow(shop: Shop, clock: VirtualClock) -> None:
-    shop.faults["a"] = _conflict(times=2, after=lambda: clock.sleep(1.0))
-    shop.commits("a")
-    assert shop.commits("bcdefghi") == [*"bcdefghi", "commit"]
 
 
 def test_i13_a_message_that_can_begin_no_saga_is_parked_and_the_others_begin_theirs(
@@ -255,19 +233,25 @@ def test_i13_a_message_for_a_saga_that_cannot_be_read_is_parked_and_the_others_g
     assert [(parked.record.key or b"").decode() for parked in node.parked()] == ["2"]
 
 
-def _conflict(times: int, after: Callable[[], None] = lambda: None) -> Fault:
+class _Deadlock(Exception):
+    sqlstate = "40P01"
+
+
+class _LockTimeout(Exception):
+    sqlstate = "55P03"
+
+
+def _conflict(
+    times: int, after: Callable[[], None] = lambda: None, error: type[_Deadlock | _LockTimeout] = _Deadlock
+) -> Fault:
     left = iter(range(times))
 
     def meet(_: Session) -> None:
         if next(left, None) is not None:
             after()
-            raise OperationalError("select", {}, _Deadlock())
+            raise OperationalError("select", {}, error())
 
     return meet
-
-
-class _Deadlock(Exception):
-    sqlstate = "40P01"
 
 
 def test_a_conflict_without_end_is_parked_alone(shop: Shop) -> None:

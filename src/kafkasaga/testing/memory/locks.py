@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from kafkasaga.errors import SerializationConflict
+from kafkasaga.errors import Deadlock, LockTimeout
+from kafkasaga.ports import Turn
 
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for a lock, as on the library's own connections to PostgreSQL."""
@@ -51,6 +52,8 @@ class Locks:
         self._holders: dict[Hashable, object] = {}
         self._held: dict[object, list[Hashable]] = {}
         self._waits_for: dict[object, object] = {}
+        self._beside: set[object] = set()
+        self._alone: object | None = None
 
     @property
     def waiting(self) -> int:
@@ -61,17 +64,30 @@ class Locks:
         """Hold ``key``, after waiting for whoever holds it.
 
         Raises:
-            SerializationConflict: if that would be a deadlock, or takes too long.
+            Deadlock: if it would be one.
+            LockTimeout: if it takes too long.
         """
         while not self.try_take(owner, key):
             holder = self._holders[key]
             self._refuse_deadlock(owner, holder)
-            self._waits_for[owner] = holder
-            try:
-                if not self._waiting.until(lambda holder=holder: self._holders.get(key) is not holder, LOCK_TIMEOUT):  # type: ignore[misc]
-                    raise SerializationConflict(f"{key} was held too long by another transaction")
-            finally:
-                del self._waits_for[owner]
+            self._wait(owner, holder, lambda holder=holder: self._holders.get(key) is not holder, key)  # type: ignore[misc]
+
+    def take_turn(self, owner: object, turn: Turn) -> None:
+        """Take it, and have it until the end. It comes before all locks, so nobody waits for who waits here.
+
+        Raises:
+            LockTimeout: if it takes too long.
+        """
+        if turn is Turn.NONE:
+            return
+        if self._alone is not None:
+            self._wait(owner, self._alone, lambda: self._alone is None, turn)
+        if turn is Turn.BESIDE:
+            self._beside.add(owner)
+            return
+        self._alone = owner
+        if self._beside:
+            self._wait(owner, next(iter(self._beside)), lambda: not self._beside, turn)
 
     def try_take(self, owner: object, key: Hashable) -> bool:
         """Hold ``key`` if nobody else does."""
@@ -83,14 +99,25 @@ class Locks:
 
     def release(self, owner: object) -> None:
         """The transaction has ended."""
+        self._beside.discard(owner)
+        if self._alone is owner:
+            self._alone = None
         for key in self._held.pop(owner, ()):
             if self._holders.get(key) is owner:
                 del self._holders[key]
         self._waiting.changed()
 
+    def _wait(self, owner: object, holder: object, condition: Callable[[], bool], what: Hashable) -> None:
+        self._waits_for[owner] = holder
+        try:
+            if not self._waiting.until(condition, LOCK_TIMEOUT):
+                raise LockTimeout(f"{what} was held too long by another transaction")
+        finally:
+            del self._waits_for[owner]
+
     def _refuse_deadlock(self, owner: object, holder: object) -> None:
         link: object | None = holder
         while link is not None:
             if link is owner:
-                raise SerializationConflict("deadlock: two transactions wait for each other")
+                raise Deadlock("deadlock: two transactions wait for each other")
             link = self._waits_for.get(link)

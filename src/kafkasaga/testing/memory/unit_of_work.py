@@ -21,6 +21,7 @@ from kafkasaga.ports import (
     ParkedStatus,
     SagaChange,
     TopicPartition,
+    Turn,
 )
 from kafkasaga.saga.instance import Instance
 from kafkasaga.stores import Session
@@ -43,6 +44,7 @@ class MemoryUnitOfWork:
         self._sagas: dict[UUID, Instance] = {}
         self._timers: dict[UUID, datetime | None] = {}
         self._parked: dict[int, Parked | None] = {}
+        self._turn = Turn.NONE
         self._session: Session | None = None
         self._aborted: str | None = None
         self._meanwhile: Callable[[], None] | None = None
@@ -61,10 +63,17 @@ class MemoryUnitOfWork:
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
         with self._waiting.guard:
+            self._locks.take_turn(self, self._turn)
             return {key for key in sorted(set(keys)) if self._claim(key, self._tables.inbox, self._inbox)}
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
-        """Nothing is far away here."""
+    def look_ahead(
+        self,
+        steps: Collection[BarrierKey],  # noqa: ARG002 (others need it)
+        sagas: Collection[UUID] = (),  # noqa: ARG002
+        turn: Turn = Turn.NONE,
+    ) -> None:
+        """Nothing is far away here; but the turn may have to be waited for."""
+        self._turn = turn
 
     def meanwhile(self, work: Callable[[], None]) -> None:
         self._meanwhile = work

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from kafkasaga.errors import DatabaseUnavailable, SerializationConflict
+from kafkasaga.errors import DatabaseUnavailable, Deadlock
 from kafkasaga.messages import Envelope
 from kafkasaga.ports import (
     UNMATCHED,
@@ -28,6 +28,7 @@ from kafkasaga.ports import (
     SagaChange,
     Store,
     TopicPartition,
+    Turn,
     UnitOfWork,
 )
 from kafkasaga.saga.instance import Instance
@@ -66,7 +67,7 @@ class WorldStore:
                     process.point("before commit", waits=self._overlapping)
                 process.database_answers()
                 if done.wrote and process.strikes(Fault.CONFLICT, "commit"):
-                    raise SerializationConflict("the simulated database rolls this transaction back")
+                    raise Deadlock("the simulated database rolls this transaction back")
         finally:
             strand.doing = None
             if unit is not None:
@@ -155,8 +156,10 @@ class WorldUnitOfWork:
         self._done.claimed |= fresh
         return fresh
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = ()) -> None:
-        self._inner.look_ahead(steps, sagas)
+    def look_ahead(
+        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
+    ) -> None:
+        self._inner.look_ahead(steps, sagas, turn)
 
     def meanwhile(self, work: Callable[[], None]) -> None:
         self._inner.meanwhile(work)
