@@ -1,4 +1,4 @@
-"""Who stands in whose way, on a real PostgreSQL: batches that lock in opposite orders, sagas and turns that are held."""
+"""Who stands in whose way, on a real PostgreSQL: batches that lock in opposite orders, a held saga, a held turn."""
 
 from __future__ import annotations
 
