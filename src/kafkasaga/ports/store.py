@@ -38,9 +38,7 @@ class UnitOfWork(Protocol):
         """Write out what handlers left in the session. Raises what the database says to it."""
         ...
 
-    def look_ahead(
-        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
-    ) -> None:
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
         """These will be read from the barrier, and these sagas loaded, and lanes be asked for.
 
         ``claim_inbox`` waits for its turn first, until the other one's turns allow it, and brings the answers along.

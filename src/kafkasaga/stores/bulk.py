@@ -85,6 +85,9 @@ class Way:
         """Statements inside the block go in one round trip, where the driver can. Their errors come at its end."""
         return nullcontext()
 
+    def keeps_plans(self, connection: Connection, *, keeps: bool) -> None:
+        """Whether the plans of what follows may be kept (``plans``)."""
+
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         """COMMIT, where it can travel with other statements; then ``meanwhile`` is done before it is waited for."""
 
@@ -108,6 +111,10 @@ class Sql:
         quote = dialect.identifier_preparer.format_table
         self._names = {table.name.removeprefix(tables.prefix): quote(table) for table in tables.all}
         self._names["for_update"] = "FOR UPDATE OF t" if self.postgresql else ""
+        # By an index, whatever the planner knows of the table: of a join it may make a scan of all.
+        self._names["of_r"] = (
+            "= ANY (ARRAY(SELECT r.saga_id FROM r))" if self.postgresql else "IN (SELECT r.saga_id FROM r)"
+        )
         self._names["skip_locked"] = "FOR UPDATE OF t SKIP LOCKED" if self.postgresql else ""
 
     def name(self, table: str) -> str:
@@ -121,8 +128,9 @@ class Sql:
     def bulk(self, statement: str, rows: Types, returns: Types | None = None) -> Bulk:
         """A statement that reads ``r`` with columns ``rows``, and returns columns of the types ``returns``.
 
-        In the text ``{inbox}`` is a table's name, ``{for_update}`` locks the rows of the table called ``t``; so does
-        ``{skip_locked}``, which leaves out those that somebody else holds.
+        In the text ``{inbox}`` is a table's name, ``saga_id {of_r}`` says that a saga is one of ``r``;
+        ``{for_update}`` locks the rows of the table called ``t``; so does ``{skip_locked}``, which leaves out those
+        that somebody else holds.
         """
         readers = [_reader(type, self.dialect) for type in (returns or {}).values()]
         body = self.named(statement)
@@ -135,9 +143,9 @@ class Sql:
 
         return PsycopgBulk(body, rows, readers, self.dialect, by_any_driver)
 
-    def plain(self, statement: str, *, otherwise: str | None = None, prepare: bool = False) -> Plain:
-        """A statement without parameters; ``otherwise`` where it does not go to psycopg itself."""
-        by_any_driver = _AnyPlain(self.named(otherwise or statement))
+    def plain(self, statement: str, *, otherwise: str | None, prepare: bool = False) -> Plain:
+        """A statement without parameters; ``otherwise``, or none, where it does not go to psycopg itself."""
+        by_any_driver = _NoStatement() if otherwise is None else _AnyPlain(self.named(otherwise))
         if not self.past_sqlalchemy:
             return by_any_driver
         from kafkasaga.stores.driver import PsycopgPlain
@@ -226,6 +234,13 @@ class _SqliteBulk:
             ]
             marks = _sqlite_values(len(part), len(self._binders))
             yield connection.exec_driver_sql(f"WITH r({self._names}) AS (VALUES {marks}) {body}", tuple(values))
+
+
+class _NoStatement:
+    """Stands for a statement where there is nothing to be said."""
+
+    def ask(self, connection: Connection) -> Answer:  # noqa: ARG002 (others need it)
+        return list
 
 
 class _AnyPlain:

@@ -31,8 +31,7 @@ _KNOWN: Final = "kafkasaga.trips"
 class PsycopgBulk:
     """A statement over many rows, past SQLAlchemy.
 
-    One that reads no table of ours is prepared, and PostgreSQL may keep its plan. Any other is planned anew each time:
-    a plan that was made while a queue table was empty would read all of it after it has grown.
+    One that reads no table of ours is prepared, and so is any other where PostgreSQL may keep its plan (``plans``).
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class PsycopgBulk:
     def _send(self, connection: Connection, trips: Trips, rows: Sequence[Row]) -> Reply:
         columns = zip(*rows, strict=True)
         arrays = [write(column) for write, column in zip(self._writers, columns, strict=True)]
-        return send(connection, trips, self._text, arrays, prepare=self._prepare)
+        return send(connection, trips, self._text, arrays, prepare=self._prepare or trips.keeps_plans)
 
 
 class PsycopgPlain:
@@ -87,7 +86,7 @@ class PsycopgPlain:
         trips = trips_of(connection)
         if trips is None:
             return self._otherwise.ask(connection)
-        return send(connection, trips, self._text, prepare=self._prepare).rows
+        return send(connection, trips, self._text, prepare=self._prepare or trips.keeps_plans).rows
 
 
 class PsycopgWay(Way):
@@ -106,10 +105,15 @@ class PsycopgWay(Way):
         if trips is None:
             connection.exec_driver_sql(begin)
         else:
+            trips.keeps_plans = False
             send(connection, trips, begin.encode())
 
     def together(self, connection: Connection) -> AbstractContextManager[None]:
         return together(connection)
+
+    def keeps_plans(self, connection: Connection, *, keeps: bool) -> None:
+        if (trips := trips_of(connection)) is not None:
+            trips.keeps_plans = keeps
 
     def commit(self, connection: Connection, meanwhile: Callable[[], None]) -> None:
         if (trips := trips_of(connection)) is not None:

@@ -88,7 +88,8 @@ class ParkedMessages:
             CASE WHEN r.status = 'dead-letter' THEN CURRENT_TIMESTAMP END FROM r WHERE true""",  # noqa: S608 (our own)
             types(table, *_COLUMNS),
         )
-        self._any = sql.plain("SELECT 1 FROM {parked_message} WHERE status != 'dead-letter' LIMIT 1")
+        any = "SELECT 1 FROM {parked_message} WHERE status != 'dead-letter' LIMIT 1"
+        self._any = sql.plain(any, otherwise=any)
         self._head = self._due_head()
         self._next = self._next_of_lane()
 

@@ -80,7 +80,7 @@ class Sagas:
         id = types(saga, "saga_id")
         self._load = sql.bulk(
             """SELECT t.saga_id, t.snapshot, t.timer_at FROM {saga} AS t
-            WHERE t.saga_id IN (SELECT r.saga_id FROM r) ORDER BY t.saga_id {for_update}""",
+            WHERE t.saga_id {of_r} ORDER BY t.saga_id {for_update}""",
             id,
             # Not the column's own type, which turns each time into one of UTC: it is only compared.
             returns=types(saga, "saga_id", "snapshot", timer_at=DateTime(timezone=True)),
@@ -105,7 +105,7 @@ class Sagas:
             updated_at = COALESCE(r.updated_at, t.updated_at),
             ended_at = COALESCE(t.ended_at, {_NOW}), heard_at = COALESCE({_NOW}, t.heard_at),
             logged_since = COALESCE(t.logged_since, {_NOW})
-            FROM r WHERE t.saga_id = r.saga_id AND t.seq = r.before_seq""",  # noqa: S608 (our own text)
+            FROM r WHERE t.saga_id {{of_r}} AND t.saga_id = r.saga_id AND t.seq = r.before_seq""",  # noqa: S608 (our own text)
             types(saga, *_CHANGED, ended=Integer(), before_seq=BigInteger()),
         )
         self._log = sql.bulk(insert("saga_log", _LOGGED), types(sql.tables.saga_log, *_LOGGED))
@@ -114,7 +114,7 @@ class Sagas:
             + " ON CONFLICT (saga_id) DO UPDATE SET due_at = excluded.due_at",
             types(sql.tables.saga_timer, "saga_id", "due_at"),
         )
-        self._drop_timers = sql.bulk("DELETE FROM {saga_timer} WHERE saga_id IN (SELECT r.saga_id FROM r)", id)
+        self._drop_timers = sql.bulk("DELETE FROM {saga_timer} WHERE saga_id {of_r}", id)
 
     def ask(self, connection: Connection, ids: Collection[UUID], timers: Timers) -> Callable[[], dict[UUID, Instance]]:
         """Lock and read sagas, answered later; note their timers."""

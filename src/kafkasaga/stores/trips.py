@@ -86,6 +86,8 @@ class Trips:
         """Those of them that nobody has heard of yet."""
         self._asked: list[Reply | None] = []
         """Who waits for the next answers, in their order; nobody, for BEGIN and for what prepares a statement."""
+        self.keeps_plans = False
+        """Whether statements that read tables may be prepared, too."""
         self._blocks = 0
         """Of ``together``: how many are open, one inside the other."""
 

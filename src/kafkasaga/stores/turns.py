@@ -11,27 +11,31 @@ from typing import Final
 from sqlalchemy import Connection
 
 from kafkasaga.ports import Turn
-from kafkasaga.stores.bulk import Plain, Sql
+from kafkasaga.stores.bulk import Plain, Sql, Way
+from kafkasaga.stores.plans import KEPT
 
 _OURS: Final = 0x6B61666B
 """The first number of the lock, "kafk"; the second one is the inbox, which each set of tables has of its own."""
-_KEEP_PLANS: Final = "set_config('plan_cache_mode', 'auto', true)"
-"""What reads no table of ours is prepared in a batch, and its plan may be kept (``driver``)."""
+
+
+_LOCKS: Final = {Turn.BESIDE: "pg_advisory_xact_lock_shared", Turn.ALONE: "pg_advisory_xact_lock"}
 
 
 class Turns:
     """On SQLite whoever writes is alone."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._statements: dict[Turn, Plain] = {}
+    def __init__(self, sql: Sql, way: Way) -> None:
+        self._way = way
+        self._opening: dict[Turn, Plain] = {}
         if sql.postgresql:
             lock = f"({_OURS}, CAST(CAST(CAST('{sql.name('inbox')}' AS regclass) AS oid) AS int))"
-            beside, alone = f"pg_advisory_xact_lock_shared{lock}", f"pg_advisory_xact_lock{lock}"
-            for turn, taken in {Turn.NONE: "1", Turn.BESIDE: beside, Turn.ALONE: alone}.items():
-                opening, by_any_driver = f"SELECT {_KEEP_PLANS}, {taken}", f"SELECT {taken}"
-                self._statements[turn] = sql.plain(opening, otherwise=by_any_driver, prepare=True)
+            for turn, function in _LOCKS.items():
+                taken = f"SELECT {function}{lock}"
+                self._opening[turn] = sql.plain(f"{taken}, {KEPT}", otherwise=taken, prepare=True)
+            self._opening[Turn.NONE] = sql.plain(f"SELECT {KEPT}", otherwise=None, prepare=True)
 
     def take(self, connection: Connection, turn: Turn) -> None:
-        """Wait for it, and have it until the transaction ends."""
-        if self._statements:
-            self._statements[turn].ask(connection)
+        """Wait for it, and have it until the transaction ends. Plans of what follows are kept (``plans``)."""
+        if self._opening:
+            self._opening[turn].ask(connection)
+            self._way.keeps_plans(connection, keeps=True)

@@ -36,6 +36,7 @@ from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.parked_commands import ParkedCommands
+from kafkasaga.stores.plans import Plans
 from kafkasaga.stores.sagas import Sagas, Written
 from kafkasaga.stores.sagas import Timers as KnownTimers
 from kafkasaga.stores.turns import Turns
@@ -52,9 +53,9 @@ class Statements:
         self.offsets: Final = Offsets(sql)
         self.parked: Final = ParkedMessages(sql)
         self.parked_commands: Final = ParkedCommands(sql)
-        self.turns: Final = Turns(sql)
-
         self.way: Final = Way() if not sql.past_sqlalchemy else _past_sqlalchemy()
+        self.turns: Final = Turns(sql, self.way)
+        self.plans: Final = Plans(sql, self.way)
 
 
 def _past_sqlalchemy() -> Way:
@@ -89,6 +90,8 @@ class SqlUnitOfWork:
         self._ends_elsewhere = session is not None
         self._timers: KnownTimers = {}
         self._later: list[Callable[[], None]] = []
+        self._looks_at_end = False
+        """Whether any of that reads tables, so that its plan is worth keeping."""
         self._ahead: set[BarrierKey] | None = None
         self._read: dict[BarrierKey, BarrierEntry] | None = None
         """What the barrier has of those that were looked for ahead."""
@@ -142,6 +145,8 @@ class SqlUnitOfWork:
         self.flush()
         if self._later and transaction.is_active:
             with translated(), self._settling(), self._do.way.together(self._unbegun):
+                if self._looks_at_end:
+                    self._do.plans.keep_to_the_end(self._connection)
                 for send in self._later:
                     send()
                 self._do.way.commit(self._connection, self._meanwhile)
@@ -155,14 +160,12 @@ class SqlUnitOfWork:
             self._session.detach()
         self._do.way.end(self._unbegun)
 
-    def look_ahead(
-        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
-    ) -> None:
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
         """No statement: ``claim_inbox`` asks."""
         self._ahead, self._sagas_ahead, self._turn = set(steps), set(sagas), turn
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement; with what was looked for ahead three to five, in one round trip."""
+        """One statement; with what was looked for ahead four to six, in one round trip."""
         if self._ahead is None:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
@@ -173,6 +176,7 @@ class SqlUnitOfWork:
                 parked = self._do.parked.ask_any(self._connection)
                 read = self._do.barrier.ask(self._connection, self._ahead)
                 self._loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
+                self._do.plans.take_back(self._connection)
             self._nothing_parked, self._read = not parked(), read()
             return fresh()
 
@@ -220,6 +224,7 @@ class SqlUnitOfWork:
             with self._now():
                 sagas.write_states(self._connection, written)
         self._at_end(lambda: sagas.send_log(self._connection, written))
+        self._looks_at_end = True
 
     def add_outbox(self, envelopes: Sequence[Envelope]) -> None:
         """One statement."""

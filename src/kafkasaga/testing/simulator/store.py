@@ -156,9 +156,7 @@ class WorldUnitOfWork:
         self._done.claimed |= fresh
         return fresh
 
-    def look_ahead(
-        self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE
-    ) -> None:
+    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
         self._inner.look_ahead(steps, sagas, turn)
 
     def meanwhile(self, work: Callable[[], None]) -> None:
