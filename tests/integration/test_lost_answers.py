@@ -68,8 +68,8 @@ def test_a18_a_batch_whose_commit_was_not_answered_takes_effect_once(
     for n in range(5):
         send(shelf.broker, Reserve(id=f"o{n}"))
     shelf.node.loop.step(0)  # takes its partitions over
-    # What each batch asks. Of a statement that is prepared, as what claims the inbox, only the name passes by.
-    way.of, way.to_lose = b"parked_message", answers
+    # How each batch begins. Of its other statements only names pass by: they are prepared.
+    way.of, way.to_lose = b"BEGIN ISOLATION LEVEL", answers
     for n in range(5, 10):
         send(shelf.broker, Reserve(id=f"o{n}"))
     shelf.node.consume()
