@@ -81,6 +81,9 @@ class Way:
         """Begin it now, as a writer."""
         begin_writing(connection)
 
+    def begin_again(self, connection: Connection) -> None:
+        """Undo what was done, and begin once more; asked of a way that begins late."""
+
     def together(self, connection: Connection) -> AbstractContextManager[None]:  # noqa: ARG002 (others need it)
         """Statements inside the block go in one round trip, where the driver can. Their errors come at its end."""
         return nullcontext()

@@ -31,7 +31,7 @@ from kafkasaga.stores.barrier import Barrier
 from kafkasaga.stores.bulk import Sql, Way
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.handler_session import HandlerSession
-from kafkasaga.stores.inbox import Inbox
+from kafkasaga.stores.inbox import Fresh, Inbox
 from kafkasaga.stores.offsets import Offsets
 from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
@@ -165,16 +165,30 @@ class SqlUnitOfWork:
         self._ahead, self._sagas_ahead, self._turn = set(steps), set(sagas), turn
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement; with what was looked for ahead four to six, in one round trip."""
+        """One statement; with what was looked for ahead four to six, in one round trip, or three if a key was there."""
         if self._ahead is None:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
+        inbox = self._do.inbox
+        if not self._begun and inbox.hope():  # of what was done before, nothing could be undone
+            try:
+                return self._look(keys, inbox.insert)
+            except IntegrityError as error:
+                if not inbox.refused(error):
+                    raise
+                with translated():
+                    self._do.way.begin_again(self._unbegun)
+        return self._look(keys, inbox.ask)
+
+    def _look(
+        self, keys: Collection[InboxKey], claim: Callable[[Connection, Collection[InboxKey]], Fresh]
+    ) -> set[InboxKey]:
         with self._now():
             with self._do.way.together(self._unbegun):
                 self._do.turns.take(self._connection, self._turn)
-                fresh = self._do.inbox.ask(self._connection, keys)
+                fresh = claim(self._connection, keys)
                 parked = self._do.parked.ask_any(self._connection)
-                read = self._do.barrier.ask(self._connection, self._ahead)
+                read = self._do.barrier.ask(self._connection, self._ahead or ())
                 self._loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
                 self._do.plans.take_back(self._connection)
             self._nothing_parked, self._read = not parked(), read()

@@ -1,16 +1,19 @@
 """The inbox and the barrier (invariants I1, I3 and I9)."""
 
 import sqlite3
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import event, text
 
 from kafkasaga.errors import SerializationConflict
 from kafkasaga.messages import Operation
-from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, TopicPartition
+from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, TopicPartition, Turn
 from kafkasaga.stores import SqlStore
+from kafkasaga.stores.inbox import WITHOUT_HOPE
 from tests.contract.stores.store_kit import Threads, counted_statements
 
 
@@ -103,6 +106,74 @@ class TestInbox:
             assert uow.load_sagas([]) == {}
             uow.add_outbox([])
         assert statements == []
+
+
+class TestInboxAhead:
+    """As a batch claims: in the hope that all is new."""
+
+    def test_known_and_new_keys_are_told_apart_again_and_again(self, store: SqlStore) -> None:
+        old, saga = inbox_keys(3), uuid4()
+        assert claim_ahead(store, old, action(saga)) == set(old)
+        for _ in range(3):
+            new = inbox_keys(2)
+            assert claim_ahead(store, [*new, *old], action(uuid4())) == set(new)
+            assert claim_ahead(store, new) == set()
+            old += new
+        with store.begin() as uow:
+            assert uow.claim_inbox(old) == set(), "what was claimed beside a known one is known too"
+
+    def test_after_a_known_key_there_is_hope_again(self, postgres_store: SqlStore) -> None:
+        old = inbox_keys(1)
+        claim_ahead(postgres_store, old)
+        refused: list[object] = []
+        event.listen(postgres_store.engine, "handle_error", refused.append)
+        for _ in range(WITHOUT_HOPE):
+            assert claim_ahead(postgres_store, old) == set()
+        assert len(refused) == 1
+        for _ in range(WITHOUT_HOPE + 2):
+            claim_ahead(postgres_store, inbox_keys(1))
+        assert claim_ahead(postgres_store, old) == set()
+        assert len(refused) == 2
+
+    def test_i01_what_was_done_before_the_claim_is_kept(self, store: SqlStore) -> None:
+        old, place = inbox_keys(1), TopicPartition("orders", 0)
+        claim_ahead(store, old)
+        with store.begin() as uow:
+            uow.session.execute(text("CREATE TABLE before_it (n int)"))
+            uow.look_ahead(set())
+            assert uow.claim_inbox(old) == set()
+            uow.advance("shop", {place: 7})
+        with store.begin() as uow:
+            assert uow.session.scalar(text("SELECT count(*) FROM before_it")) == 0
+
+    def test_a05_a_second_claim_waits_and_then_finds_the_key_taken(self, store: SqlStore, threads: Threads) -> None:
+        keys = inbox_keys(1)
+        with store.begin() as uow:
+            uow.claim_inbox(keys)
+            other = threads.start_and_block(partial(claim_ahead, store, keys))
+        assert other.result() == set()
+
+    def test_a_second_claim_waits_and_gets_what_the_first_one_gave_up(self, store: SqlStore, threads: Threads) -> None:
+        keys = inbox_keys(1)
+        with pytest.raises(ZeroDivisionError), store.begin() as uow:  # noqa: PT012
+            uow.claim_inbox(keys)
+            other = threads.start_and_block(partial(claim_ahead, store, keys))
+            raise ZeroDivisionError
+        assert other.result() == set(keys)
+
+
+def claim_ahead(store: SqlStore, keys: Collection[InboxKey], step: BarrierKey | None = None) -> set[InboxKey]:
+    """A batch that settles a step; it sees what it has looked for ahead."""
+    with store.begin() as uow:
+        uow.look_ahead({step} if step else set(), (), Turn.BESIDE)
+        fresh = uow.claim_inbox(keys)
+        if step:
+            assert uow.read_barrier([step]) == {}
+            uow.settle_barrier({step: DONE})
+    if step:
+        with store.begin() as uow:
+            assert uow.read_barrier([step]) == {step: DONE}
+    return fresh
 
 
 class TestBarrier:
