@@ -15,7 +15,7 @@
     │   └── HandlersFailing
     ├── SerializationConflict    two transactions met; the database rolled one back: run it again (run)
     │   ├── Deadlock                 each waited for what the other one held                         (run)
-    │   └── LockTimeout              one held for too long what the other one wanted                 (run)
+    │   └── TurnTimeout              the others of the same database did not come to an end          (run)
     ├── UndecodableMessage       a record is not a message that this service understands          (run)
     ├── UnencodableMessage       a message is too large, nested too deep, or not text             (publish)
     └── CorruptLog               a saga's log does not fold to its stored state                   (verify)
@@ -86,8 +86,8 @@ class Deadlock(SerializationConflict):
     """Two transactions waited for each other, and the database ended this one; without the other it succeeds."""
 
 
-class LockTimeout(SerializationConflict):
-    """Another transaction has held for too long what this one wanted."""
+class TurnTimeout(SerializationConflict):
+    """A batch has waited too long for its turn among those of its database."""
 
 
 class UndecodableMessage(KafkasagaError):

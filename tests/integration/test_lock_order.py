@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -107,10 +108,13 @@ def turn_taken(node: Node, turn: Turn) -> Generator[None]:
         yield
 
 
+@pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
 @pytest.mark.parametrize("turn", [Turn.ALONE, Turn.NONE])
-def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Turn) -> None:
+def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Turn, limit: str) -> None:
     errors: list[object] = []
     with turn_taken(buying, turn):
+        event.listen(buying.store.engine, "connect", partial(_limit, limit))
+        event.remove(buying.store.engine, "connect", _impatient)
         event.listen(buying.store.engine, "handle_error", errors.append)
         reply(buying, *"123")
         reply(buying, *"123")
@@ -133,9 +137,12 @@ def buying(postgres_url: str) -> Iterator[Node]:
     node.store.close()
 
 
-def _impatient(connection: Any, _: object) -> None:
-    connection.execute("SET lock_timeout = '20ms'")
+def _limit(what: str, connection: Any, _: object) -> None:
+    connection.execute(f"SET {what} = '500ms'")
     connection.commit()
+
+
+_impatient = partial(_limit, "lock_timeout")
 
 
 @contextmanager

@@ -41,10 +41,10 @@ class UnitOfWork(Protocol):
     def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
         """These will be read from the barrier, and these sagas loaded, and lanes be asked for.
 
-        ``claim_inbox`` waits for its turn first, until the other one's turns allow it, and brings the answers along.
+        ``claim_inbox`` waits for its turn first, and brings the answers along.
 
         Raises:
-            LockTimeout: from ``claim_inbox``, if the turn does not come in time, or what it waits for then.
+            TurnTimeout: from ``claim_inbox``, if the turn does not come in time.
         """
         ...
 

@@ -24,7 +24,7 @@ import tenacity
 from tenacity.wait import WaitBaseT
 
 from kafkasaga.clock import Clock
-from kafkasaga.errors import Deadlock, EnvironmentUnavailable, LockTimeout, SerializationConflict
+from kafkasaga.errors import Deadlock, EnvironmentUnavailable, SerializationConflict, TurnTimeout
 from kafkasaga.messages import Record
 from kafkasaga.ports import Store, TopicPartition, Turn
 from kafkasaga.runtime.execution import Execution, TaskFailed
@@ -197,37 +197,37 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
-        one, clock = len(items) == 1, self._sender.clock
+        clock, attempts = self._sender.clock, CONFLICTS_IN_A_ROW if len(items) == 1 else 1
         for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_met_another if one else self._would_go_alone),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW if one else 2)
-            | _StopAfter(SECONDS_OF_CONFLICTS, clock),
+            retry=tenacity.retry_if_exception_type(SerializationConflict),
+            stop=tenacity.stop_after_attempt(attempts) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
-                self._attempt(items, failed or {})
+                try:
+                    self._in_turn(items, failed or {})
+                except (SerializationConflict, TaskFailed, EnvironmentUnavailable):
+                    raise
+                except Exception as error:
+                    raise CommitFailed(error) from error
 
-    def _would_go_alone(self, error: BaseException) -> bool:
-        return isinstance(error, Deadlock) and self._turns.next is Turn.ALONE
-
-    def _attempt(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
-        clock, turn = self._sender.clock, self._turns.next
-        began = clock.monotonic()
-        try:
-            self._transact(items, failed, turn)
-        except Deadlock:
-            if turn is Turn.BESIDE:
+    def _in_turn(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
+        """Beside others, and after a deadlock alone; without a turn where none came, or to park only."""
+        clock, turn = self._sender.clock, Turn.NONE if failed else self._turns.next
+        while True:
+            began = clock.monotonic()
+            try:
+                self._transact(items, failed, turn)
+                return
+            except TurnTimeout:
+                self._turns.timed_out()
+            except Deadlock:
+                if turn is not Turn.BESIDE:
+                    raise
                 self._turns.deadlocked(clock.monotonic() - began)
-            raise
-        except LockTimeout:
-            self._turns.timed_out()
-            raise
-        except (SerializationConflict, TaskFailed, EnvironmentUnavailable):
-            raise
-        except Exception as error:
-            raise CommitFailed(error) from error
+            turn = self._turns.next
 
     def _transact(self, items: Sequence[Item], failed: Mapping[int, Exception], turn: Turn) -> None:
         errors = {id(items[0].tasks[n]): error for n, error in failed.items()}
@@ -260,10 +260,6 @@ class _StopAfter(tenacity.stop.stop_base):
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:  # noqa: ARG002 (tenacity gives it)
         return self._clock.monotonic() >= self._end
-
-
-def _met_another(error: BaseException) -> bool:
-    return isinstance(error, SerializationConflict)
 
 
 def _back_off(first: float, *, longest: float) -> WaitBaseT:

@@ -7,8 +7,8 @@ deadlock is repeated alone, and what comes behind it goes alone too: for ten tim
 as long whenever that was not enough. Where rows are hot enough for that, the transactions would wait for each other
 anyway.
 
-A turn must not become what all wait for. Where a lock did not come in time, it may have been the turn, which a process
-has that is frozen; so none is taken for a while.
+A turn must not become what all wait for. Where it did not come in time, a process may have it that is frozen; so none
+is taken for a while.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORTEST: Final = 0.1
 LONGEST: Final = 300.0
 """Seconds to go alone before it is tried again beside others, at least and at most."""
 WITHOUT: Final = 60.0
-"""Seconds without any turns after a lock that did not come in time."""
+"""Seconds without any turns after one that did not come in time."""
 
 
 class Turns:
@@ -51,5 +51,5 @@ class Turns:
         self._alone_until = now + self._alone_for
 
     def timed_out(self) -> None:
-        """A lock did not come in time."""
+        """A turn did not come in time."""
         self._without_until = self._clock.monotonic() + WITHOUT

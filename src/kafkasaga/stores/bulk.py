@@ -39,6 +39,11 @@ SQLITE_PARAMETERS: Final = 32_000
 """A little below SQLite's limit of parameters in one statement (32,766 since 3.32)."""
 
 
+def isolation(connection: Connection) -> str:
+    """How its transactions are isolated. The driver has forgotten it in autocommit mode."""
+    return str(connection.get_execution_options().get(ISOLATION) or connection.default_isolation_level)
+
+
 Answer = Callable[[], list[tuple[Any, ...]]]
 """What a statement returns, once it is there."""
 
@@ -87,6 +92,10 @@ class Way:
     def together(self, connection: Connection) -> AbstractContextManager[None]:  # noqa: ARG002 (others need it)
         """Statements inside the block go in one round trip, where the driver can. Their errors come at its end."""
         return nullcontext()
+
+    def answered(self, connection: Connection) -> int | None:  # noqa: ARG002 (others need it)
+        """How many statements of the last round trip were answered, before one was refused; None if nobody knows."""
+        return None
 
     def keeps_plans(self, connection: Connection, *, keeps: bool) -> None:
         """Whether the plans of what follows may be kept (``plans``)."""

@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect
 
 from kafkasaga.stores.arrays import array_writer
-from kafkasaga.stores.bulk import ISOLATION, Answer, Bulk, Convert, Plain, Row, Types, Way, read
+from kafkasaga.stores.bulk import Answer, Bulk, Convert, Plain, Row, Types, Way, isolation, read
 from kafkasaga.stores.trips import Reply, Trips, Values
 
 log = logging.getLogger("kafkasaga.sql")
@@ -99,13 +99,10 @@ class PsycopgWay(Way):
     begins_late = True
 
     def begin(self, connection: Connection) -> None:
-        # The driver has forgotten it in autocommit mode.
-        level = connection.get_execution_options().get(ISOLATION) or connection.default_isolation_level
-        begin, trips = f"BEGIN ISOLATION LEVEL {level}", trips_of(connection)
+        begin, trips = f"BEGIN ISOLATION LEVEL {isolation(connection)}", trips_of(connection)
         if trips is None:
             connection.exec_driver_sql(begin)
         else:
-            trips.keeps_plans = False
             send(connection, trips, begin.encode())
 
     def begin_again(self, connection: Connection) -> None:
@@ -117,6 +114,10 @@ class PsycopgWay(Way):
 
     def together(self, connection: Connection) -> AbstractContextManager[None]:
         return together(connection)
+
+    def answered(self, connection: Connection) -> int | None:
+        trips = trips_of(connection)
+        return None if trips is None else trips.answered
 
     def keeps_plans(self, connection: Connection, *, keeps: bool) -> None:
         if (trips := trips_of(connection)) is not None:
@@ -134,6 +135,7 @@ class PsycopgWay(Way):
         trips = None if connection.invalidated else trips_of(connection)
         if trips is None:
             return
+        trips.keeps_plans = False
         if trips.interrupted:
             connection.invalidate()
             return

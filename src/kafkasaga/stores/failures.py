@@ -20,14 +20,13 @@ from kafkasaga.errors import (
     DatabaseUnavailable,
     Deadlock,
     KafkasagaError,
-    LockTimeout,
     SerializationConflict,
 )
 
 SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
     "40001": SerializationConflict,  # serialization_failure
     "40P01": Deadlock,  # deadlock_detected
-    "55P03": LockTimeout,  # lock_not_available: lock_timeout ran out
+    "55P03": SerializationConflict,  # lock_not_available: lock_timeout ran out
     "26000": SerializationConflict,  # invalid_sql_statement_name: after DISCARD ALL; it is prepared again
     "08": DatabaseUnavailable,  # connection exceptions
     "53": DatabaseUnavailable,  # out of disk, memory or connections
@@ -38,9 +37,11 @@ SQLSTATES: Final[dict[str, type[KafkasagaError]]] = {
 """SQLSTATEs, or what they begin with."""
 
 UNIQUE_VIOLATION: Final = "23505"
+WAITED_TOO_LONG: Final = ("55P03", "57014")
+"""What ends a statement that waits: lock_timeout, and statement_timeout (or a person)."""
 
 SQLITE_CODES: Final[dict[int, type[KafkasagaError]]] = {
-    sqlite3.SQLITE_BUSY: LockTimeout,
+    sqlite3.SQLITE_BUSY: SerializationConflict,
     sqlite3.SQLITE_LOCKED: SerializationConflict,
     sqlite3.SQLITE_IOERR: DatabaseUnavailable,
     sqlite3.SQLITE_FULL: DatabaseUnavailable,
@@ -84,6 +85,11 @@ def is_taken(error: IntegrityError, table: Table) -> bool:
     """Whether the key of a row that was to be inserted is there: another transaction has written it meanwhile."""
     where = getattr(error.orig, "diag", None)
     return where is not None and where.sqlstate == UNIQUE_VIOLATION and where.table_name == table.name
+
+
+def waited_too_long(error: DBAPIError) -> bool:
+    """Whether a statement was ended because of its time."""
+    return getattr(error.orig, "sqlstate", None) in WAITED_TOO_LONG
 
 
 def kind_of(error: DBAPIError) -> type[KafkasagaError] | None:

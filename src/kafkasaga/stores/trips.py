@@ -86,6 +86,8 @@ class Trips:
         """Those of them that nobody has heard of yet."""
         self._asked: list[Reply | None] = []
         """Who waits for the next answers, in their order; nobody, for BEGIN and for what prepares a statement."""
+        self.answered = 0
+        """How many statements of the last trip of several were answered, before one was refused."""
         self.keeps_plans = False
         """Whether statements that read tables may be prepared, too."""
         self._blocks = 0
@@ -157,11 +159,13 @@ class Trips:
         meanwhile()
         answers = self._driver.wait(_answers(self._server, len(asked)))
         self._server.exit_pipeline_mode()
+        self.answered = 0
         for reply, answer in zip(asked, answers, strict=True):
             if answer.status in _REFUSED:
                 self._refused(answer)
             if reply is not None:
                 reply.arrived(answer)
+                self.answered += 1
         self._preparing.clear()
 
     def _send_with_others(self, statement: bytes, values: Values, name: bytes | None, *, is_new: bool) -> Reply:

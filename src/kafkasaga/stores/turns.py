@@ -1,17 +1,23 @@
 """Batches of one database take turns: usually beside each other, and alone for one that met others in a deadlock.
 
 A turn is an advisory lock of the transaction's, shared or not. It is the first lock of all, so that whoever waits for
-it holds nothing that others wait for. It travels with the first statements of a batch.
+it holds nothing that others wait for. It travels with the first statements of a batch. Where a transaction sees only
+what was there when it began, nobody waits: what happens meanwhile it would never see.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from kafkasaga.errors import TurnTimeout
 from kafkasaga.ports import Turn
-from kafkasaga.stores.bulk import Plain, Sql, Way
+from kafkasaga.stores.bulk import Plain, Sql, Way, isolation
+from kafkasaga.stores.failures import waited_too_long
 from kafkasaga.stores.plans import KEPT
 
 _OURS: Final = 0x6B61666B
@@ -28,7 +34,8 @@ class Turns:
         self._way = way
         self._opening: dict[Turn, Plain] = {}
         if sql.postgresql:
-            lock = f"({_OURS}, CAST(CAST(CAST('{sql.name('inbox')}' AS regclass) AS oid) AS int))"
+            inbox = sql.name("inbox").replace("'", "''")
+            lock = f"({_OURS}, CAST(CAST(CAST('{inbox}' AS regclass) AS oid) AS int))"
             for turn, function in _LOCKS.items():
                 taken = f"SELECT {function}{lock}"
                 self._opening[turn] = sql.plain(f"{taken}, {KEPT}", otherwise=taken, prepare=True)
@@ -37,5 +44,22 @@ class Turns:
     def take(self, connection: Connection, turn: Turn) -> None:
         """Wait for it, and have it until the transaction ends. Plans of what follows are kept (``plans``)."""
         if self._opening:
-            self._opening[turn].ask(connection)
+            alike = isolation(connection) == "READ COMMITTED"
+            self._opening[turn if alike else Turn.NONE].ask(connection)
             self._way.keeps_plans(connection, keeps=True)
+
+    @contextmanager
+    def taken(self, connection: Connection, *, behind: int) -> Generator[None]:
+        """A turn that does not come in time is told apart from what else may be waited for in the block.
+
+        ``behind`` so many other statements it is taken there.
+
+        Raises:
+            TurnTimeout: if it does not.
+        """
+        try:
+            yield
+        except DBAPIError as error:
+            if waited_too_long(error) and self._way.answered(connection) == behind:
+                raise TurnTimeout("other batches of this database did not come to an end in time") from error
+            raise

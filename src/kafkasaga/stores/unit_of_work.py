@@ -146,9 +146,11 @@ class SqlUnitOfWork:
         if self._later and transaction.is_active:
             with translated(), self._settling(), self._do.way.together(self._unbegun):
                 if self._looks_at_end:
-                    self._do.plans.keep_to_the_end(self._connection)
+                    self._do.plans.keep(self._connection)
                 for send in self._later:
                     send()
+                if self._looks_at_end:
+                    self._do.plans.take_back(self._connection)
                 self._do.way.commit(self._connection, self._meanwhile)
             self._later.clear()
         # After a COMMIT that went with them this is no statement; SQLAlchemy and those who listen to it hear of it.
@@ -183,8 +185,9 @@ class SqlUnitOfWork:
     def _look(
         self, keys: Collection[InboxKey], claim: Callable[[Connection, Collection[InboxKey]], Fresh]
     ) -> set[InboxKey]:
+        begin = int(not self._begun)
         with self._now():
-            with self._do.way.together(self._unbegun):
+            with self._do.turns.taken(self._unbegun, behind=begin), self._do.way.together(self._unbegun):
                 self._do.turns.take(self._connection, self._turn)
                 fresh = claim(self._connection, keys)
                 parked = self._do.parked.ask_any(self._connection)
@@ -229,7 +232,10 @@ class SqlUnitOfWork:
             return self._do.sagas.current(self._connection, keys)
 
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
-        """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped."""
+        """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped.
+
+        With COMMIT go two more, about their plans.
+        """
         self._loaded = None
         sagas, written = self._do.sagas, Written.of(changes, self._timers)
         if written.locked and self._do.way.begins_late and not self._ends_elsewhere:

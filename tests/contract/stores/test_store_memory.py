@@ -41,6 +41,8 @@ ABOUT_SQL = {
     "test_a02_what_is_forgotten_while_it_is_read_is_written_like_any_other",
     "test_after_a_known_key_there_is_hope_again",
     "test_i01_what_was_done_before_the_claim_is_kept",
+    "test_who_would_see_nothing_of_the_others_does_not_wait_for_them",
+    "test_a_name_may_have_an_apostrophe",
     "test_positions_are_in_order_wherever_the_rows_lie",
     "test_i11_when_the_holders_connection_dies_another_takes_over",
     "test_i11_a_holder_that_hangs_loses_the_lock_by_the_servers_clock",

@@ -1,9 +1,11 @@
 """Plans that PostgreSQL keeps: good ones, however much a table has grown since; and none of a user's is another one."""
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Row, create_engine, event, text
 
 from kafkasaga.messages import Operation
 from kafkasaga.ports import BarrierEntry, BarrierKey, InboxKey, Outcome, SagaChange, TopicPartition, Turn
@@ -12,6 +14,7 @@ from tests.contract.stores.store_kit import until
 from tests.contract.stores.test_store_sagas import minutes, new, next_change, save
 
 SETTINGS = ("plan_cache_mode", "enable_seqscan", "enable_mergejoin", "enable_nestloop", "jit")
+PLACE = TopicPartition("orders", 0)
 MANY = 5000
 
 
@@ -27,7 +30,7 @@ def handle(store: SqlStore, change: SagaChange) -> SagaChange:
         assert set(uow.load_sagas([saga])) == {saga}
         uow.settle_barrier({step: BarrierEntry(Outcome.DONE)})
         uow.save_sagas([after])
-        uow.advance("shop", {TopicPartition("orders", 0): change.instance.seq})
+        uow.advance("shop", {PLACE: change.instance.seq})
     return after
 
 
@@ -99,6 +102,24 @@ def test_a_users_statements_are_planned_as_if_nothing_had_been_said(postgres_sto
     assert behind_the_claim == behind_what_was_kept_for_the_end == ["auto", *before[1:]]
 
 
+def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore) -> None:
+    with postgres_store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE seen (at_the_end text)"))
+        connection.execute(
+            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
+        )
+        connection.execute(
+            text("""CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON saga
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()""")
+        )
+    change = new("1")
+    save(postgres_store, change)
+    handle(postgres_store, change)
+    with postgres_store.engine.connect() as connection:
+        assert connection.execute(text("SELECT at_the_end FROM seen")).scalars().all() == ["on"]
+
+
 @pytest.mark.parametrize("keeps", [True, False], ids=["plans kept", "a pooler that takes no prepared statements"])
 def test_statements_are_prepared_where_that_is_wanted(postgres_store: SqlStore, *, keeps: bool) -> None:
     def without(connection: object, _: object) -> None:
@@ -107,12 +128,48 @@ def test_statements_are_prepared_where_that_is_wanted(postgres_store: SqlStore, 
     if not keeps:
         event.listen(postgres_store.engine, "connect", without)
         postgres_store.engine.dispose()
+    analyse(postgres_store)
+    plans = plans_behind(postgres_store)
+    update, load = (one_of(plans, begin) for begin in ("UPDATE saga AS t", "SELECT t.saga_id, t.snapshot"))
+    assert len(update) == len(load) == keeps
+    for plan in [*update, *load]:
+        assert (plan.generic_plans, plan.custom_plans) == (3, 0), plan.statement
+        with postgres_store.begin() as uow:
+            uow.session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+            arrays = ", ".join(["'{}'"] * plan.statement.count("CAST($"))
+            lines = uow.session.scalars(text(f"EXPLAIN EXECUTE {plan.name}({arrays})")).all()
+        assert "Nested Loop" not in "\n".join(lines), "of a batch with itself"
+
+
+def test_behind_a_batch_nothing_is_prepared_that_reads_tables_without_their_plans_being_seen_to(
+    postgres_store: SqlStore,
+) -> None:
+    plans_behind(postgres_store)
+    before = prepared(postgres_store)
+    assert postgres_store.positions("shop", [PLACE])
+    assert prepared(postgres_store) == before
+
+
+def prepared(store: SqlStore) -> set[str]:
+    with store.begin() as uow:
+        return set(uow.session.scalars(text("SELECT statement FROM pg_prepared_statements")).all())
+
+
+def analyse(store: SqlStore) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text("ANALYZE"))
+
+
+def plans_behind(store: SqlStore) -> Sequence[Row[Any]]:
+    """What is prepared when some batches have passed: names, statements, and how often plans of each kind were used."""
     change = new("1")
-    save(postgres_store, change)
+    save(store, change)
     for _ in range(3):
-        change = handle(postgres_store, change)
-    with postgres_store.begin() as uow:
-        asked = "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%saga%'"
-        prepared = uow.session.scalars(text(asked)).all()
-    assert any("UPDATE" in statement for statement in prepared) == keeps
-    assert any("FOR UPDATE" in statement for statement in prepared) == keeps
+        change = handle(store, change)
+    with store.begin() as uow:
+        asked = "SELECT name, statement, generic_plans, custom_plans FROM pg_prepared_statements"
+        return uow.session.execute(text(asked)).all()
+
+
+def one_of(plans: Sequence[Row[Any]], begin: str) -> list[Row[Any]]:
+    return [plan for plan in plans if begin in plan.statement]

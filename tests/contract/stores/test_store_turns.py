@@ -4,10 +4,13 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import MetaData
 
 from kafkasaga.ports import InboxKey, Turn, UnitOfWork
-from kafkasaga.stores import SqlStore
+from kafkasaga.stores import SqlStore, Tables, create_store
+from kafkasaga.stores.migrations import upgrade
 from tests.contract.stores.store_kit import Threads
+from tests.contract.stores.test_store_driver import engine_of
 
 
 def begin_batch(uow: UnitOfWork, turn: Turn) -> None:
@@ -51,6 +54,40 @@ class TestBesideOthers:
         with postgres_store.begin() as uow:
             begin_batch(uow, first)
             assert commit_batch(postgres_store, second) is second
+
+    def test_who_waits_for_its_turn_holds_nothing_that_others_wait_for(
+        self, postgres_store: SqlStore, postgres_threads: Threads
+    ) -> None:
+        keys = [InboxKey("billing", "shop", uuid4())]
+
+        def claim(turn: Turn) -> set[InboxKey]:
+            with postgres_store.begin() as uow:
+                uow.look_ahead((), (), turn)
+                return uow.claim_inbox(keys)
+
+        with postgres_store.begin() as uow:
+            begin_batch(uow, Turn.ALONE)
+            other = postgres_threads.start_and_block(partial(claim, Turn.BESIDE))
+            assert claim(Turn.NONE) == set(keys)
+        assert other.result() == set()
+
+    @pytest.mark.parametrize("turn", [Turn.ALONE, Turn.BESIDE])
+    def test_who_would_see_nothing_of_the_others_does_not_wait_for_them(
+        self, postgres_url: str, tables: Tables, turn: Turn
+    ) -> None:
+        store = SqlStore(engine_of(postgres_url, isolation_level="REPEATABLE READ"), tables)
+        upgrade(store.engine, tables)
+        with store.begin() as uow:
+            begin_batch(uow, Turn.ALONE)
+            assert commit_batch(store, turn) is turn
+        store.close()
+
+    def test_a_name_may_have_an_apostrophe(self, postgres_url: str) -> None:
+        tables = Tables(MetaData(), prefix="o'hara_")
+        store = create_store(postgres_url, tables)
+        upgrade(store.engine, tables)
+        assert commit_batch(store, Turn.ALONE) is Turn.ALONE
+        store.close()
 
     def test_who_waits_to_be_alone_is_not_overtaken(self, postgres_store: SqlStore, postgres_threads: Threads) -> None:
         with postgres_store.begin() as uow:

@@ -172,8 +172,11 @@ def test_where_many_fail_they_are_not_waited_for(shop: Shop, clock: VirtualClock
     assert len(shop.parked()) == 100
 
 
-def test_a_batch_that_met_another_in_a_deadlock_is_repeated_whole(shop: Shop, clock: VirtualClock) -> None:
-    shop.faults["c"] = _conflict(times=1, after=lambda: clock.sleep(1.0))
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 60.0])
+def test_a_batch_that_met_another_in_a_deadlock_is_repeated_whole(
+    shop: Shop, clock: VirtualClock, seconds: float
+) -> None:
+    shop.faults["c"] = _conflict(times=1, after=lambda: clock.sleep(seconds))
     assert shop.commits("abcd") == [*"abc", *"abcd", "commit"]
 
 

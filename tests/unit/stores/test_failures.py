@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from kafkasaga.errors import DatabaseUnavailable, Deadlock, KafkasagaError, LockTimeout, SerializationConflict
+from kafkasaga.errors import DatabaseUnavailable, Deadlock, KafkasagaError, SerializationConflict
 from kafkasaga.stores.failures import kind_of, translated
 
 
@@ -26,7 +26,7 @@ def failed(kind: type[DBAPIError] = DBAPIError, *, state: str | None = None, cod
     [
         ("40001", SerializationConflict),
         ("40P01", Deadlock),
-        ("55P03", LockTimeout),
+        ("55P03", SerializationConflict),
         ("08006", DatabaseUnavailable),
         ("53300", DatabaseUnavailable),
         ("57P01", DatabaseUnavailable),
@@ -46,8 +46,8 @@ def test_sqlstates(state: str, kind: type[KafkasagaError] | None) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        (sqlite3.SQLITE_BUSY, LockTimeout),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, LockTimeout),
+        (sqlite3.SQLITE_BUSY, SerializationConflict),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, SerializationConflict),
         (sqlite3.SQLITE_LOCKED_SHAREDCACHE, SerializationConflict),
         (sqlite3.SQLITE_IOERR_FSYNC, DatabaseUnavailable),
         (sqlite3.SQLITE_FULL, DatabaseUnavailable),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from kafkasaga.errors import Deadlock, LockTimeout
+from kafkasaga.errors import Deadlock, SerializationConflict, TurnTimeout
 from kafkasaga.ports import Turn
 
 LOCK_TIMEOUT: Final = 10.0
@@ -65,29 +65,31 @@ class Locks:
 
         Raises:
             Deadlock: if it would be one.
-            LockTimeout: if it takes too long.
+            SerializationConflict: if it takes too long.
         """
         while not self.try_take(owner, key):
             holder = self._holders[key]
             self._refuse_deadlock(owner, holder)
-            self._wait(owner, holder, lambda holder=holder: self._holders.get(key) is not holder, key)  # type: ignore[misc]
+            too_long = SerializationConflict(f"{key} was held too long by another transaction")
+            self._wait(owner, holder, lambda holder=holder: self._holders.get(key) is not holder, too_long)  # type: ignore[misc]
 
     def take_turn(self, owner: object, turn: Turn) -> None:
         """Take it, and have it until the end. It comes before all locks, so nobody waits for who waits here.
 
         Raises:
-            LockTimeout: if it takes too long.
+            TurnTimeout: if it takes too long.
         """
         if turn is Turn.NONE:
             return
         if self._alone is not None:
-            self._wait(owner, self._alone, lambda: self._alone is None, turn)
+            self._wait(owner, self._alone, lambda: self._alone is None, TurnTimeout("somebody is alone for too long"))
         if turn is Turn.BESIDE:
             self._beside.add(owner)
             return
         self._alone = owner
         if self._beside:
-            self._wait(owner, next(iter(self._beside)), lambda: not self._beside, turn)
+            others = next(iter(self._beside))
+            self._wait(owner, others, lambda: not self._beside, TurnTimeout("others do not come to an end"))
 
     def try_take(self, owner: object, key: Hashable) -> bool:
         """Hold ``key`` if nobody else does."""
@@ -107,11 +109,13 @@ class Locks:
                 del self._holders[key]
         self._waiting.changed()
 
-    def _wait(self, owner: object, holder: object, condition: Callable[[], bool], what: Hashable) -> None:
+    def _wait(
+        self, owner: object, holder: object, condition: Callable[[], bool], otherwise: SerializationConflict
+    ) -> None:
         self._waits_for[owner] = holder
         try:
             if not self._waiting.until(condition, LOCK_TIMEOUT):
-                raise LockTimeout(f"{what} was held too long by another transaction")
+                raise otherwise
         finally:
             del self._waits_for[owner]
 
