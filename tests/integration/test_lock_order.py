@@ -108,13 +108,11 @@ def turn_taken(node: Node, turn: Turn) -> Generator[None]:
         yield
 
 
-@pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
+@pytest.mark.parametrize("buying", ["lock_timeout", "statement_timeout"], indirect=True)
 @pytest.mark.parametrize("turn", [Turn.ALONE, Turn.NONE])
-def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Turn, limit: str) -> None:
+def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Turn) -> None:
     errors: list[object] = []
     with turn_taken(buying, turn):
-        event.listen(buying.store.engine, "connect", partial(_limit, limit))
-        event.remove(buying.store.engine, "connect", _impatient)
         event.listen(buying.store.engine, "handle_error", errors.append)
         reply(buying, *"123")
         reply(buying, *"123")
@@ -124,12 +122,12 @@ def test_i11_a_frozen_process_that_is_alone_stops_nobody(buying: Node, turn: Tur
 
 
 @pytest.fixture
-def buying(postgres_url: str) -> Iterator[Node]:
+def buying(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[Node]:
     """An orchestrator with three sagas. It waits a moment for a row that somebody holds."""
     service = Service("orchestrator", sagas=[Buy], outbox=Outbox(MetaData()))
     node = Node(service, MemoryBroker(), VirtualClock(), postgres_url)
     node.store.engine.dispose()
-    event.listen(node.store.engine, "connect", _impatient)
+    event.listen(node.store.engine, "connect", partial(_limit, getattr(request, "param", "lock_timeout")))
     for key in "123":
         send(node.broker, Begun(id=key))
     node.consume()
@@ -140,9 +138,6 @@ def buying(postgres_url: str) -> Iterator[Node]:
 def _limit(what: str, connection: Any, _: object) -> None:
     connection.execute(f"SET {what} = '500ms'")
     connection.commit()
-
-
-_impatient = partial(_limit, "lock_timeout")
 
 
 @contextmanager
