@@ -135,8 +135,12 @@ def buying(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[Node]:
     node.store.close()
 
 
+LIMITS = {"lock_timeout": "20ms", "statement_timeout": "500ms"}
+"""What waits may take, and whatever else is done by a statement."""
+
+
 def _limit(what: str, connection: Any, _: object) -> None:
-    connection.execute(f"SET {what} = '500ms'")
+    connection.execute(f"SET {what} = '{LIMITS[what]}'")
     connection.commit()
 
 
