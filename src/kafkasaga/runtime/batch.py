@@ -222,6 +222,8 @@ class BatchRunner:
                 self._transact(items, failed, turn)
                 return
             except TurnTimeout:
+                if turn is Turn.NONE:
+                    raise
                 self._turns.timed_out()
             except Deadlock:
                 if turn is not Turn.BESIDE:

@@ -106,11 +106,12 @@ class PsycopgWay(Way):
             send(connection, trips, begin.encode())
 
     def begin_again(self, connection: Connection) -> None:
-        if (trips := trips_of(connection)) is None:
-            connection.exec_driver_sql("ROLLBACK")
-        else:
-            send(connection, trips, b"ROLLBACK")
-        self.begin(connection)
+        with together(connection):
+            if (trips := trips_of(connection)) is None:
+                connection.exec_driver_sql("ROLLBACK")
+            else:
+                send(connection, trips, b"ROLLBACK")
+            self.begin(connection)
 
     def together(self, connection: Connection) -> AbstractContextManager[None]:
         return together(connection)

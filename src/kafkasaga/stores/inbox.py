@@ -1,8 +1,8 @@
 """The inbox: which messages each consumer has handled (invariant I3).
 
 Nearly every message is new. So keys are inserted in the hope that all are, and where one was there, which its primary
-key says, they are claimed once more in the way that tells which: that takes half as long again. After that there may be
-more of them (a replay, a consumer that has died), and for a while nobody hopes.
+key says, they are claimed once more in the way that tells which. After that there may be more of them (a replay, a
+consumer that has died), and for a while nobody hopes.
 """
 
 from __future__ import annotations

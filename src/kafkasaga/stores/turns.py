@@ -22,8 +22,6 @@ from kafkasaga.stores.plans import KEPT
 
 _OURS: Final = 0x6B61666B
 """The first number of the lock, "kafk"; the second one is the inbox, which each set of tables has of its own."""
-
-
 _LOCKS: Final = {Turn.BESIDE: "pg_advisory_xact_lock_shared", Turn.ALONE: "pg_advisory_xact_lock"}
 
 

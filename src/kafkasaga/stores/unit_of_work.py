@@ -172,7 +172,7 @@ class SqlUnitOfWork:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
         inbox = self._do.inbox
-        if not self._begun and inbox.hope():  # of what was done before, nothing could be undone
+        if not self._begun and not self._later and inbox.hope():  # else more than the claim would be undone
             try:
                 return self._look(keys, inbox.insert)
             except IntegrityError as error:
@@ -185,8 +185,8 @@ class SqlUnitOfWork:
     def _look(
         self, keys: Collection[InboxKey], claim: Callable[[Connection, Collection[InboxKey]], Fresh]
     ) -> set[InboxKey]:
-        begin = int(not self._begun)
         with self._now():
+            begin = int(not self._begun)
             with self._do.turns.taken(self._unbegun, behind=begin), self._do.way.together(self._unbegun):
                 self._do.turns.take(self._connection, self._turn)
                 fresh = claim(self._connection, keys)

@@ -146,6 +146,15 @@ class TestInboxAhead:
         with store.begin() as uow:
             assert uow.session.scalar(text("SELECT count(*) FROM before_it")) == 0
 
+    def test_i01_what_was_kept_for_the_end_before_the_claim_is_kept(self, store: SqlStore) -> None:
+        old, place = inbox_keys(1), TopicPartition("orders", 0)
+        claim_ahead(store, old)
+        with store.begin() as uow:
+            uow.advance("shop", {place: 7})
+            uow.look_ahead(set())
+            assert uow.claim_inbox(old) == set()
+        assert store.positions("shop", [place]) == {place: 7}
+
     def test_a05_a_second_claim_waits_and_then_finds_the_key_taken(self, store: SqlStore, threads: Threads) -> None:
         keys = inbox_keys(1)
         with store.begin() as uow:
