@@ -72,7 +72,9 @@ def counted_statements(store: SqlStore) -> Generator[list[str]]:
     statements: list[str] = []
 
     def note(statement: str) -> None:
-        if not statement.startswith(("BEGIN", "COMMIT", "SELECT set_config(", "SELECT pg_advisory_xact_lock")):
+        if not statement.startswith(
+            ("BEGIN", "COMMIT", "ROLLBACK", "SELECT set_config(", "SELECT pg_advisory_xact_lock")
+        ):
             statements.append(statement)
 
     def through_sqlalchemy(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
