@@ -88,8 +88,8 @@ class ParkedMessages:
             CASE WHEN r.status = 'dead-letter' THEN CURRENT_TIMESTAMP END FROM r WHERE true""",  # noqa: S608 (our own)
             types(table, *_COLUMNS),
         )
-        any = "SELECT 1 FROM {parked_message} WHERE status != 'dead-letter' LIMIT 1"
-        self._any = sql.plain(any, otherwise=any)
+        is_any = "SELECT 1 FROM {parked_message} WHERE status != 'dead-letter' LIMIT 1"
+        self._any = sql.plain(is_any, otherwise=is_any)
         self._head = self._due_head()
         self._next = self._next_of_lane()
 

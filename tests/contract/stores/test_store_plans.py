@@ -148,6 +148,11 @@ def test_behind_a_batch_nothing_is_prepared_that_reads_tables_without_their_plan
     before = prepared(postgres_store)
     assert postgres_store.positions("shop", [PLACE])
     assert prepared(postgres_store) == before
+    with pytest.raises(UnicodeEncodeError), postgres_store.begin() as uow:  # noqa: PT012
+        uow.look_ahead(set())
+        uow.claim_inbox([InboxKey("billing", "\ud800", uuid4())])  # ends between what is kept and what is not
+    assert postgres_store.positions("shop", [PLACE])
+    assert prepared(postgres_store) <= before
 
 
 def prepared(store: SqlStore) -> set[str]:
