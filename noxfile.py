@@ -48,6 +48,13 @@ def mutations(session: nox.Session) -> None:
 
 
 @nox.session
+def versions(session: nox.Session) -> None:
+    """Test what concerns PostgreSQL on each version that kafkasaga works with; `-- 14 18` takes some."""
+    session.install("-e", ALL_EXTRAS, *group("test"))
+    session.run("python", "-m", "tests.versions", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Test everything: SQLite, PostgreSQL, embedded Kafka and real Kafka, as far as the machine has them."""
     session.install("-e", ALL_EXTRAS, *group("test"))

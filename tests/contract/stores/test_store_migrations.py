@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, inspect, text
 
-from kafkasaga.errors import SchemaError
+from kafkasaga.errors import ConfigurationError, SchemaError
 from kafkasaga.stores import Tables, create_store, include_object, migrations
 from kafkasaga.stores.engine import create_library_engine
 from kafkasaga.stores.migrations import check, upgrade
@@ -98,6 +98,22 @@ def test_processes_that_upgrade_at_once_wait_for_each_other(engine: Engine) -> N
         for future in [pool.submit(upgrade, engine, Tables(MetaData())) for _ in range(4)]:
             future.result()
     check(engine, Tables(MetaData()))
+
+
+def test_a_server_that_is_too_old_is_refused(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is made, and again at the start; which one it is, the real server says."""
+    engine, tables = create_library_engine(postgres_url), Tables(MetaData())
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "OLDEST_POSTGRESQL", 99)
+        with pytest.raises(ConfigurationError, match=r"needs PostgreSQL 99 or newer.* is \d+\.\d+; upgrade the server"):
+            upgrade(engine, tables)
+        assert inspect(engine).get_table_names() == []
+    upgrade(engine, tables)
+    check(engine, tables)
+    monkeypatch.setattr(migrations, "OLDEST_POSTGRESQL", 99)
+    with pytest.raises(ConfigurationError, match="needs PostgreSQL 99"):
+        check(engine, tables)
+    engine.dispose()
 
 
 class TestCheck:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnClause, Connection, Engine, column, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from kafkasaga.errors import SchemaError
+from kafkasaga.errors import ConfigurationError, SchemaError
 from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.engine import sqlite_file
 from kafkasaga.stores.failures import translated
@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 
 _LOCK: Final = 0x6B61666B61736167
 """The number of the advisory lock under which an upgrade runs: "kafkasag"."""
+OLDEST_POSTGRESQL: Final = 14
+"""Relays that froze are known by their ``idle_session_timeout``, which older servers do not have."""
 
 
 def upgrade(engine: Engine, tables: Tables) -> None:
     """Create the tables, or bring them up to date; also the schema, on PostgreSQL, if there is none. All or nothing.
 
     Raises:
+        ConfigurationError: if the server is too old.
         SchemaError: if tables of these names are there that no migration made.
     """
     from alembic import command
 
     with translated(), engine.connect() as connection, connection.begin():
+        _refuse_old_server(connection)
         begin_writing(connection)
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -52,6 +56,7 @@ def check(engine: Engine, tables: Tables) -> None:
     """Make sure that the tables are those of this version.
 
     Raises:
+        ConfigurationError: if the server is too old.
         SchemaError: if they are missing, old, or newer than this version; it names the remedy.
     """
     file = sqlite_file(engine.url)
@@ -75,6 +80,7 @@ def _is_current(engine: Engine, tables: Tables) -> bool:
     number: ColumnClause[str] = column("version_num")
     version = select(number).select_from(table(tables.version_table, schema=tables.schema))
     with translated(), engine.connect() as connection:
+        _refuse_old_server(connection)
         try:
             found = connection.scalars(version).all()
         except DBAPIError as error:
@@ -88,6 +94,18 @@ def _is_current(engine: Engine, tables: Tables) -> bool:
 def head() -> str:
     """The revision of the newest migration: its file's name begins with it."""
     return max(file.name for file in Path(__file__).with_name("versions").glob("[0-9]*.py")).partition("_")[0]
+
+
+def _refuse_old_server(connection: Connection) -> None:
+    dialect = connection.dialect
+    if dialect.name != "postgresql":
+        return
+    version: tuple[int, ...] = getattr(dialect, "server_version_info", ())
+    if version < (OLDEST_POSTGRESQL,):
+        raise ConfigurationError(
+            f"kafkasaga needs PostgreSQL {OLDEST_POSTGRESQL} or newer, and the server of database "
+            f"{connection.engine.url.database!r} is {'.'.join(map(str, version))}; upgrade the server"
+        )
 
 
 def _problem(connection: Connection, tables: Tables) -> str | None:
