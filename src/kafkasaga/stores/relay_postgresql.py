@@ -26,7 +26,7 @@ from kafkasaga.ports import OutboxRow, Page
 from kafkasaga.stores.bulk import Sql
 from kafkasaga.stores.failures import translated
 from kafkasaga.stores.relay_queue import SqlRelayQueue
-from kafkasaga.stores.relay_share import WHOLE, Share, Turns
+from kafkasaga.stores.relay_share import WHOLE, Share, ShareTurns
 from kafkasaga.stores.wake import Target, listen
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ class PostgresqlRelayQueue(SqlRelayQueue):
         sql: Sql,
         *,
         share: Share = WHOLE,
-        turns: Turns | None = None,
+        turns: ShareTurns | None = None,
         idle_session_timeout: float = IDLE_SESSION,
     ) -> None:
         super().__init__(sql, share)
         if engine.dialect.driver != "psycopg":
             raise ConfigurationError(f"the relay needs the psycopg driver, not {engine.dialect.driver!r}")
         self._sql, self._engine = sql, engine
-        self._share, self._turns = share, turns or Turns()
+        self._share, self._turns = share, turns or ShareTurns()
         self._turn_in = 0.0
         """Seconds until it may ask for its share; 0: it has asked."""
         self._idle_timeout = idle_session_timeout

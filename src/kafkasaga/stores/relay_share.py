@@ -38,7 +38,7 @@ class Share:
 WHOLE: Final = Share()
 
 
-class Turns:
+class ShareTurns:
     """When the relays of one process may ask for their shares: the later, the more of them it holds.
 
     So the shares of a database spread over the processes that are there when a share becomes free.

@@ -27,7 +27,7 @@ from kafkasaga.stores.outbox_rows import OutboxRows
 from kafkasaga.stores.parked import ParkedMessages
 from kafkasaga.stores.queries import Queries
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
-from kafkasaga.stores.relay_share import Turns, shares
+from kafkasaga.stores.relay_share import ShareTurns, shares
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
 from kafkasaga.stores.retention import Retention
 from kafkasaga.stores.schema import Tables
@@ -167,7 +167,7 @@ class SqlStore:
             ConfigurationError: for more than one on SQLite.
         """
         if self._sql.postgresql:
-            turns = Turns()
+            turns = ShareTurns()
             return [PostgresqlRelayQueue(self._direct, self._sql, share=one, turns=turns) for one in shares(count)]
         if count > 1:
             raise ConfigurationError("SQLite takes one writer at a time, so one relay: remove KAFKASAGA_RELAYS")

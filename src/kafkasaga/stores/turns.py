@@ -25,7 +25,7 @@ _OURS: Final = 0x6B61666B
 _LOCKS: Final = {Turn.BESIDE: "pg_advisory_xact_lock_shared", Turn.ALONE: "pg_advisory_xact_lock"}
 
 
-class Turns:
+class TurnLock:
     """On SQLite whoever writes is alone."""
 
     def __init__(self, sql: Sql, way: Way) -> None:

@@ -39,7 +39,7 @@ from kafkasaga.stores.parked_commands import ParkedCommands
 from kafkasaga.stores.plans import Plans
 from kafkasaga.stores.sagas import Sagas, Written
 from kafkasaga.stores.sagas import Timers as KnownTimers
-from kafkasaga.stores.turns import Turns
+from kafkasaga.stores.turns import TurnLock
 
 
 class Statements:
@@ -54,7 +54,7 @@ class Statements:
         self.parked: Final = ParkedMessages(sql)
         self.parked_commands: Final = ParkedCommands(sql)
         self.way: Final = Way() if not sql.past_sqlalchemy else _past_sqlalchemy()
-        self.turns: Final = Turns(sql, self.way)
+        self.turns: Final = TurnLock(sql, self.way)
         self.plans: Final = Plans(sql, self.way)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import QueuePool
 from kafkasaga.errors import ConfigurationError
 from kafkasaga.ports import RelayQueue
 from kafkasaga.stores import SqlStore
-from kafkasaga.stores.relay_share import PAUSE, Share, Turns
+from kafkasaga.stores.relay_share import PAUSE, Share, ShareTurns
 from tests.contract.stores.store_kit import until
 from tests.contract.stores.test_store_relay_queue import envelope, publish
 
@@ -93,7 +93,7 @@ def test_sqlite_has_one_relay(sqlite_store: SqlStore) -> None:
 
 def test_who_holds_less_asks_earlier() -> None:
     now = [0.0]
-    busy, idle = Turns(lambda: now[0]), Turns(lambda: now[0])
+    busy, idle = ShareTurns(lambda: now[0]), ShareTurns(lambda: now[0])
     assert busy.wait() == 0
     busy.took(Share(0, 4))
     assert busy.wait() == PAUSE
