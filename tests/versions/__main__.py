@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _passes(version: str, archive: Path) -> bool:
 
 
 @contextmanager
-def _programs(archive: Path) -> Iterator[Path]:
+def _programs(archive: Path) -> Generator[Path]:
     """The directory with `initdb` and `postgres`, unpacked where every user of this machine may run them."""
     folder = TemporaryDirectory("kafkasaga-programs-")
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import lru_cache, partial
-from threading import Event
+from functools import lru_cache
+from time import sleep
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,6 +33,11 @@ from kafkasaga.stores.retention import Retention
 from kafkasaga.stores.schema import Tables
 from kafkasaga.stores.timers import Timers
 from kafkasaga.stores.unit_of_work import SqlUnitOfWork, Statements
+
+FEW: Final = 3
+"""Messages of a transaction. Where there are more, a moment for each batch would cost more than it gains."""
+GIVES_WAY: Final = 0.0002
+"""Seconds in which a thread that was woken comes to run. A commit takes several times as long."""
 
 
 class SqlStore:
@@ -73,25 +78,28 @@ class SqlStore:
     @contextmanager
     def begin(self) -> Generator[SqlUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
-        published = Event()
+        published: list[int] = []
         with translated(), self._units.connect() as connection:
             transaction = connection.begin()
-            unit = SqlUnitOfWork(connection, self._statements, published.set, transaction=transaction)
+            unit = SqlUnitOfWork(connection, self._statements, published.append, transaction=transaction)
             try:
                 yield unit
                 # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
                 # has rolled back and swallowed the error. `commit` raises then.
                 unit.commit(transaction)
-                self._wake(unit.existing_session, published)
+                self._wake(unit.existing_session, sum(published))
             finally:
                 unit.end()
 
-    def _wake(self, session: Session | None, published: Event) -> None:
-        """At once: the connection can be put away while the relay is at work."""
+    def _wake(self, session: Session | None, published: int) -> None:
+        """At once: the connection can be put away while the relay is at work.
+
+        A relay of this process needs the interpreter for that, which this thread would keep for as long as it may.
+        """
         if session is not None:
             wake.committed(session)
-        if published.is_set():
-            wake.wake(self.engine, self.tables)
+        if published and wake.wake(self.engine, self.tables) and published <= FEW:
+            sleep(GIVES_WAY)
 
     def enlist(self, session: Any) -> SqlUnitOfWork:
         """The caller's own transaction as a unit of work: it commits with the session, which then wakes the relay."""
@@ -206,7 +214,10 @@ def enlist(session: Any, tables: Tables | Outbox) -> SqlUnitOfWork:
     with translated():
         connection = session.connection(bind_arguments={"clause": tables.saga})
         begin_writing(connection)
-    published = partial(wake.wake_after_commit, session, connection.engine, tables)
+
+    def published(_: int) -> None:
+        wake.wake_after_commit(session, connection.engine, tables)
+
     return SqlUnitOfWork(connection, _statements(tables, connection.dialect), published, session)
 
 

@@ -75,7 +75,7 @@ class SqlUnitOfWork:
         self,
         connection: Connection,
         statements: Statements,
-        published: Callable[[], None],
+        published: Callable[[int], None],
         session: Session | None = None,
         transaction: RootTransaction | None = None,
     ) -> None:
@@ -250,7 +250,7 @@ class SqlUnitOfWork:
         """One statement."""
         if envelopes:
             self._at_end(lambda: self._do.outbox.add(self._connection, envelopes))
-            self._published()
+            self._published(len(envelopes))
 
     def advance(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """One statement."""

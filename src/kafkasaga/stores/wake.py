@@ -92,8 +92,8 @@ def listen(target: Target, listener: Listener) -> Callable[[], None]:
     return end
 
 
-def wake(engine: Engine, tables: Tables) -> None:
-    """Something was committed to the outbox."""
+def wake(engine: Engine, tables: Tables) -> bool:
+    """Something was committed to the outbox; True if a relay of this process was woken for it."""
     target = Target.of(engine, tables)
     with _guard:
         active = [listener for listener in _listeners.get(target, ()) if listener.active]
@@ -104,6 +104,7 @@ def wake(engine: Engine, tables: Tables) -> None:
     elsewhere = not numbers or any(numbers.count(number) < number for number in numbers)
     if elsewhere and engine.dialect.name == "postgresql":
         notifier(engine).notify(target.channel)
+    return bool(active)
 
 
 def wake_after_commit(session: Session, engine: Engine, tables: Tables) -> None:

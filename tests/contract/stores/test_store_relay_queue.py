@@ -21,6 +21,7 @@ from kafkasaga.ports import OutboxRow, Page, RelayQueue, Skip
 from kafkasaga.stores import SqlStore, create_store, wake
 from kafkasaga.stores.relay_postgresql import PostgresqlRelayQueue
 from kafkasaga.stores.relay_sqlite import SqliteRelayQueue
+from kafkasaga.stores.store import FEW, GIVES_WAY
 from tests.contract.stores.store_kit import Threads, counted_statements, until
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -410,6 +411,25 @@ class TestWake:
             until(lambda: not list(driver.notifies(timeout=0.2)))
             publish(postgres_store, envelope())
             assert heard()
+
+    def test_a_relay_of_this_process_goes_first_behind_a_lone_message(
+        self, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that has just committed keeps the interpreter for as long as it may, unless it waits."""
+        waited: list[float] = []
+        monkeypatch.setattr("kafkasaga.stores.store.sleep", waited.append)
+        publish(store, envelope())
+        assert waited == [], "the relay is elsewhere"
+        queue = store.relay_queue()
+        assert queue.acquire()
+        publish(store, envelope())
+        assert waited == [GIVES_WAY]
+        publish(store, *(envelope() for _ in range(FEW + 1)))
+        assert waited == [GIVES_WAY], "of many messages none is waited for"
+        with store.begin():
+            pass
+        assert waited == [GIVES_WAY], "there is nothing to send"
+        queue.close()
 
     def test_who_has_a_share_here_wakes_those_of_other_processes_too(self, postgres_store: SqlStore) -> None:
         channel = listening_channel(postgres_store)
