@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import tenacity
 from tenacity.wait import WaitBaseT
@@ -197,21 +198,35 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
-        clock, attempts = self._sender.clock, CONFLICTS_IN_A_ROW if len(items) == 1 else 1
+        try:
+            self._once(items, failed or {})
+        except SerializationConflict as met:
+            if len(items) > 1:
+                raise
+            self._again(items, failed or {}, met)
+
+    def _again(self, items: Sequence[Item], failed: Mapping[int, Exception], met: SerializationConflict) -> None:
+        """A message alone, whose first attempt met another transaction; most meet none, and nothing is to be counted."""
+        clock, attempts = self._sender.clock, count(1)
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(attempts) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
-                try:
-                    self._in_turn(items, failed or {})
-                except (SerializationConflict, TaskFailed, EnvironmentUnavailable):
-                    raise
-                except Exception as error:
-                    raise CommitFailed(error) from error
+                if next(attempts) == 1:
+                    raise met
+                self._once(items, failed)
+
+    def _once(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
+        try:
+            self._in_turn(items, failed)
+        except (SerializationConflict, TaskFailed, EnvironmentUnavailable):
+            raise
+        except Exception as error:
+            raise CommitFailed(error) from error
 
     def _in_turn(self, items: Sequence[Item], failed: Mapping[int, Exception]) -> None:
         """Beside others, and after a deadlock alone; without a turn where none came, or to park only."""
