@@ -65,9 +65,9 @@ class SqlStore:
         self._retention = Retention(self._sql)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
         # With psycopg BEGIN travels with the first statements: SQLAlchemy is told that it is not the driver's to send.
-        past_it = self._sql.past_sqlalchemy
-        own = {ISOLATION: engine.get_execution_options().get("isolation_level")}
-        self._units = engine.execution_options(isolation_level="AUTOCOMMIT", **own) if past_it else engine
+        # (An engine with that option would do it by an event, and every statement of a handler's would look for events.)
+        own = {ISOLATION: engine.get_execution_options().get("isolation_level"), "isolation_level": "AUTOCOMMIT"}
+        self._of_units: dict[str, Any] = own if self._sql.past_sqlalchemy else {}
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
 
     @property
@@ -79,7 +79,8 @@ class SqlStore:
     def begin(self) -> Generator[SqlUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
         published: list[int] = []
-        with translated(), self._units.connect() as connection:
+        with translated(), self.engine.connect() as connection:
+            connection.execution_options(**self._of_units)
             transaction = connection.begin()
             unit = SqlUnitOfWork(connection, self._statements, published.append, transaction=transaction)
             try:
