@@ -206,7 +206,7 @@ class BatchRunner:
             self._again(items, failed or {}, met)
 
     def _again(self, items: Sequence[Item], failed: Mapping[int, Exception], met: SerializationConflict) -> None:
-        """A message alone, whose first attempt met another transaction; most meet none, and nothing is to be counted."""
+        """A message alone, whose first attempt met another transaction. Most meet none, and nothing is counted."""
         clock, attempts = self._sender.clock, count(1)
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),

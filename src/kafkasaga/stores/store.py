@@ -65,7 +65,7 @@ class SqlStore:
         self._retention = Retention(self._sql)
         # Reading alone needs no transaction: without one, PostgreSQL answers in one round trip instead of three.
         # With psycopg BEGIN travels with the first statements: SQLAlchemy is told that it is not the driver's to send.
-        # (An engine with that option would do it by an event, and every statement of a handler's would look for events.)
+        # An engine with that option would do it by an event, and every statement of a handler's would look for events.
         own = {ISOLATION: engine.get_execution_options().get("isolation_level"), "isolation_level": "AUTOCOMMIT"}
         self._of_units: dict[str, Any] = own if self._sql.past_sqlalchemy else {}
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine

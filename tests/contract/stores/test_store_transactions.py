@@ -44,6 +44,11 @@ class TestHandlerSession:
         assert len(rows(store)) == 2
         assert store.positions("shop", [PLACE]) == {PLACE: 1}
 
+    def test_what_a_handler_executes_looks_for_no_events(self, store: SqlStore) -> None:
+        """An engine with options of its own has some, and SQLAlchemy then asks around for each statement."""
+        with store.begin() as uow:
+            assert uow.session.connection().engine is store.engine
+
     def test_what_a_handler_published_wakes_the_relay(self, postgres_store: SqlStore) -> None:
         queue = postgres_store.relay_queue()
         assert queue.acquire()
