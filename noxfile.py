@@ -49,7 +49,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def versions(session: nox.Session) -> None:
-    """Test what concerns PostgreSQL on each version that kafkasaga works with; `-- 14 18` takes some."""
+    """Test the store on each version of PostgreSQL from 14 to 18 (Linux on x86_64); `-- 14 18` takes some."""
     session.install("-e", ALL_EXTRAS, *group("test"))
     session.run("python", "-m", "tests.versions", *session.posargs)
 

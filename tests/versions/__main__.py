@@ -53,6 +53,14 @@ def _passes(version: str, archive: Path) -> bool:
     sys.stdout.write(f"PostgreSQL {version}\n")
     sys.stdout.flush()
     with _programs(archive) as programs:
+        said = subprocess.run(
+            [str(programs / "postgres"), "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        if f" {version}." not in said or not os.access(
+            programs / "initdb", os.X_OK
+        ):  # the machine's own would be taken
+            sys.stderr.write(f"{archive.name} has no whole PostgreSQL {version}, but {said}")
+            return False
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, REQUIRE: Tier.POSTGRESQL}
         command = [sys.executable, "-m", "pytest", "-q", *AT_ONCE, "-m", Tier.POSTGRESQL, *TESTS]

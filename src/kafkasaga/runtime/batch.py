@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import tenacity
 from tenacity.wait import WaitBaseT
@@ -198,25 +197,32 @@ class BatchRunner:
 
     def _commit(self, items: Sequence[Item], failed: Mapping[int, Exception] | None = None) -> None:
         """All items in one transaction; ``failed`` names tasks of the first item to park instead of run."""
+        began = self._sender.clock.monotonic()
         try:
             self._once(items, failed or {})
-        except SerializationConflict as met:
+        except SerializationConflict as conflict:
             if len(items) > 1:
                 raise
-            self._again(items, failed or {}, met)
+            met = conflict
+        else:
+            return
+        self._again(items, failed or {}, met, began)
 
-    def _again(self, items: Sequence[Item], failed: Mapping[int, Exception], met: SerializationConflict) -> None:
-        """A message alone, whose first attempt met another transaction. Most meet none, and nothing is counted."""
-        clock, attempts = self._sender.clock, count(1)
+    def _again(
+        self, items: Sequence[Item], failed: Mapping[int, Exception], met: SerializationConflict, began: float
+    ) -> None:
+        """The attempts behind the first one of a message alone, which met another transaction. Most meet none."""
+        clock = self._sender.clock
+        left = began + SECONDS_OF_CONFLICTS - clock.monotonic()
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SerializationConflict),
-            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _StopAfter(SECONDS_OF_CONFLICTS, clock),
+            stop=tenacity.stop_after_attempt(CONFLICTS_IN_A_ROW) | _StopAfter(left, clock),
             wait=_back_off(0.005, longest=0.2),
             sleep=clock.sleep,
             reraise=True,
         ):
             with attempt:
-                if next(attempts) == 1:
+                if attempt.retry_state.attempt_number == 1:
                     raise met
                 self._once(items, failed)
 

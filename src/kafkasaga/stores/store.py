@@ -95,11 +95,12 @@ class SqlStore:
     def _wake(self, session: Session | None, published: int) -> None:
         """At once: the connection can be put away while the relay is at work.
 
-        A relay of this process needs the interpreter for that, which this thread would keep for as long as it may.
+        A relay of this process needs the interpreter for that, which this thread would keep for as long as it may. (One
+        of a database in memory needs its connection, which is here.)
         """
         if session is not None:
             wake.committed(session)
-        if published and wake.wake(self.engine, self.tables) and published <= FEW:
+        if published and wake.wake(self.engine, self.tables) and published <= FEW and not self.in_memory:
             sleep(GIVES_WAY)
 
     def enlist(self, session: Any) -> SqlUnitOfWork:
@@ -107,7 +108,7 @@ class SqlStore:
         return enlist(session, self.tables)
 
     def check_schema(self) -> None:
-        """Raises SchemaError if the tables are missing, old or newer."""
+        """Raises SchemaError if the tables are missing, old or newer, ConfigurationError if the server is too old."""
         migrations.check(self.engine, self.tables)
 
     def positions(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:

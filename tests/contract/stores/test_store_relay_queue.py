@@ -417,14 +417,23 @@ class TestWake:
     ) -> None:
         """A thread that has just committed keeps the interpreter for as long as it may, unless it waits."""
         waited: list[float] = []
-        monkeypatch.setattr("kafkasaga.stores.store.sleep", waited.append)
+        woken: list[None] = []
+
+        def sleep(seconds: float) -> None:
+            assert len(woken) > len(waited), "first it is woken"
+            waited.append(seconds)
+
+        monkeypatch.setattr("kafkasaga.stores.store.sleep", sleep)
         publish(store, envelope())
         assert waited == [], "the relay is elsewhere"
         queue = store.relay_queue()
         assert queue.acquire()
-        publish(store, envelope())
+        monkeypatch.setattr(queue, "wake", lambda: woken.append(None))
+        publish(store, *(envelope() for _ in range(FEW)))
         assert waited == [GIVES_WAY]
-        publish(store, *(envelope() for _ in range(FEW + 1)))
+        with store.begin() as uow:
+            uow.add_outbox([envelope() for _ in range(FEW)])
+            uow.add_outbox([envelope()])
         assert waited == [GIVES_WAY], "of many messages none is waited for"
         with store.begin():
             pass

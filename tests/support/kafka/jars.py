@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.support import maven
+from tests.support.process import UnavailableError
 
 POM = Path(__file__).with_name("pom.xml")
 JAVA_NEEDED = 17
@@ -34,6 +35,8 @@ def java_version() -> int:
 
 def jars() -> Path:
     """The directory that holds the jars, which are fetched when it does not; `UnavailableError` when that fails."""
+    if reason := missing():
+        raise UnavailableError(reason)
     return maven.fetched(NAME, POM, _directory())
 
 

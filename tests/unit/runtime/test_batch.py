@@ -198,6 +198,41 @@ def test_a_message_alone_that_meets_others_is_tried_again(shop: Shop) -> None:
     assert shop.handled() == ["a"]
 
 
+@pytest.mark.parametrize(("seconds", "tries"), [(0.0, batch.CONFLICTS_IN_A_ROW), (2.0, 3), (10.0, 1)])
+def test_a_message_alone_meets_others_for_five_seconds_or_eight_times_and_once_more_by_itself(
+    shop: Shop, clock: VirtualClock, seconds: float, tries: int
+) -> None:
+    shop.faults["a"] = _conflict(times=1000, after=lambda: clock.sleep(seconds), error=_LockTimeout)
+    shop.send("a")
+    shop.node.consume()
+    assert shop.tried == ["a"] * 2 * tries
+    assert shop.parked() == ["a"]
+
+
+def test_a_message_that_met_another_waits_before_it_is_tried_again(shop: Shop, clock: VirtualClock) -> None:
+    shop.faults["a"] = _conflict(times=1, error=_LockTimeout)
+    shop.send("a")
+    began = clock.monotonic()
+    shop.node.consume()
+    assert shop.handled() == ["a"]
+    assert clock.monotonic() - began >= 0.005
+
+
+def test_an_error_behind_a_conflict_does_not_speak_of_it(shop: Shop) -> None:
+    conflict = _conflict(times=1)
+
+    def fault(session: Session) -> None:
+        conflict(session)
+        raise ValueError("out of stock")
+
+    shop.faults["a"] = fault
+    shop.send("a")
+    shop.node.consume()
+    (parked,) = shop.node.parked()
+    assert "out of stock" in parked.error
+    assert "_Deadlock" not in parked.error
+
+
 def test_i13_a_message_that_can_begin_no_saga_is_parked_and_the_others_begin_theirs(
     broker: MemoryBroker, clock: VirtualClock
 ) -> None:

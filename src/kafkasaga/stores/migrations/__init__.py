@@ -100,8 +100,8 @@ def _refuse_old_server(connection: Connection) -> None:
     dialect = connection.dialect
     if dialect.name != "postgresql":
         return
-    version: tuple[int, ...] = getattr(dialect, "server_version_info", ())
-    if version < (OLDEST_POSTGRESQL,):
+    version: tuple[int, ...] | None = getattr(dialect, "server_version_info", None)
+    if version is not None and version < (OLDEST_POSTGRESQL,):
         raise ConfigurationError(
             f"kafkasaga needs PostgreSQL {OLDEST_POSTGRESQL} or newer, and the server of database "
             f"{connection.engine.url.database!r} is {'.'.join(map(str, version))}; upgrade the server"
