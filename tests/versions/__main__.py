@@ -53,18 +53,21 @@ def _passes(version: str, archive: Path) -> bool:
     sys.stdout.write(f"PostgreSQL {version}\n")
     sys.stdout.flush()
     with _programs(archive) as programs:
-        said = subprocess.run(
-            [str(programs / "postgres"), "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        if f" {version}." not in said or not os.access(
-            programs / "initdb", os.X_OK
-        ):  # the machine's own would be taken
-            sys.stderr.write(f"{archive.name} has no whole PostgreSQL {version}, but {said}")
+        if not _are_whole(programs, version):
+            sys.stderr.write(f"{archive.name} does not hold the programs of PostgreSQL {version}\n")
             return False
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, REQUIRE: Tier.POSTGRESQL}
         command = [sys.executable, "-m", "pytest", "-q", *AT_ONCE, "-m", Tier.POSTGRESQL, *TESTS]
         return subprocess.run(command, env=environment, check=False).returncode == 0
+
+
+def _are_whole(programs: Path, version: str) -> bool:
+    """Otherwise the machine's own would be tested, and taken for these."""
+    if not all(os.access(programs / name, os.X_OK) for name in ("initdb", "postgres")):
+        return False
+    said = subprocess.run([str(programs / "postgres"), "--version"], capture_output=True, text=True, check=False).stdout
+    return f" {version}." in said
 
 
 @contextmanager
