@@ -38,10 +38,18 @@ class UnitOfWork(Protocol):
         """Write out what handlers left in the session. Raises what the database says to it."""
         ...
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
+    def look_ahead(
+        self,
+        steps: Collection[BarrierKey],
+        sagas: Collection[UUID] = (),
+        turn: Turn = Turn.NONE,
+        *,
+        hands_over: bool = True,
+    ) -> None:
         """These will be read from the barrier, and these sagas loaded, and lanes be asked for.
 
-        ``claim_inbox`` waits for its turn first, and brings the answers along.
+        ``claim_inbox`` waits for its turn first, and brings the answers along. ``hands_over`` says whether a user's
+        functions are going to have the session: who asks for it unannounced has it too, a little later.
 
         Raises:
             TurnTimeout: from ``claim_inbox``, if the turn does not come in time.

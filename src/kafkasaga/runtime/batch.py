@@ -260,7 +260,8 @@ class BatchRunner:
         # be parked or has been handled. So it is done where all goes well.
         with self._store.begin() as uow:
             sagas = named_sagas(tasks) if self._well and not failed else ()
-            uow.look_ahead({key for task in tasks for key in task.claims}, sagas, turn)
+            hands_over = self._execution.hands_over(tasks)
+            uow.look_ahead({key for task in tasks for key in task.claims}, sagas, turn, hands_over=hands_over)
             found = Triage(uow, self._parking, now, errors).sort(tasks)
             unmatched = self._execution.run(uow, found.ready, found.overtaking)
             if unmatched:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NoReturn
 
 from kafkasaga.errors import EnvironmentUnavailable, SerializationConflict
@@ -34,6 +34,11 @@ class Execution:
         self._began = watchdog.began if watchdog is not None else _unwatched
         self._ended = watchdog.ended if watchdog is not None else lambda: None
         self._happened: Happened = ()
+        self._runs_locally = any(definition.runs_locally for definition in definitions.values())
+
+    def hands_over(self, tasks: Iterable[Task]) -> bool:
+        """Whether functions of the user's may ask for the session: handlers, and what sagas do themselves."""
+        return self._runs_locally or any(isinstance(task.route, HandlerRoute) for task in tasks)
 
     def run(
         self, uow: UnitOfWork, tasks: Sequence[Task], overtaking: Collection[int] = ()

@@ -72,6 +72,11 @@ class Definition:
         return tuple(found)
 
     @cached_property
+    def runs_locally(self) -> bool:
+        """Whether a step runs in the orchestrator's own transaction."""
+        return any(isinstance(step, LocalStep) for step in self.steps.values())
+
+    @cached_property
     def awaited_events(self) -> Mapping[str, tuple[str, ...]]:
         """For each type of event that a ``WaitFor`` takes, the names of those steps."""
         found: dict[str, tuple[str, ...]] = {}

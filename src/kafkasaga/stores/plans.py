@@ -45,7 +45,10 @@ KEPT: Final = f"{_ASIDE}, {_WANTED}"
 
 
 class Plans:
-    """From ``keep``, or another statement that selects ``KEPT``, to ``take_back`` plans of our own are kept."""
+    """From ``keep``, or another statement that selects ``KEPT``, to ``take_back`` plans of our own are kept.
+
+    A transaction that hands its session over to nobody takes them back once, before COMMIT.
+    """
 
     def __init__(self, sql: Sql, way: Way) -> None:
         self._way = way

@@ -99,6 +99,9 @@ class SqlUnitOfWork:
         self._loaded: Callable[[], dict[UUID, Instance]] | None = None
         """Reads those of them that there are, once they have been asked for."""
         self._turn = Turn.NONE
+        self._hands_over = True
+        self._keeps_plans = False
+        """Whether the planner is told to go through indexes, from the claim on."""
         self._nothing_parked = False
         self._meanwhile: Callable[[], None] = nothing
 
@@ -123,6 +126,7 @@ class SqlUnitOfWork:
     def session(self) -> Session:
         """The session of this transaction; made when first asked for, since most of a batch may need none."""
         self._send()
+        self._plan_as_before()
         if self._session is None:
             self._session = HandlerSession(self._connection)
         self._check()
@@ -145,11 +149,11 @@ class SqlUnitOfWork:
         self.flush()
         if self._later and transaction.is_active:
             with translated(), self._settling(), self._do.way.together(self._unbegun):
-                if self._looks_at_end:
+                if self._looks_at_end and not self._keeps_plans:
                     self._do.plans.keep(self._connection)
                 for send in self._later:
                     send()
-                if self._looks_at_end:
+                if self._looks_at_end or self._keeps_plans:  # a user's triggers may wait for the end
                     self._do.plans.take_back(self._connection)
                 self._do.way.commit(self._connection, self._meanwhile)
             self._later.clear()
@@ -162,12 +166,19 @@ class SqlUnitOfWork:
             self._session.detach()
         self._do.way.end(self._unbegun)
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
+    def look_ahead(
+        self,
+        steps: Collection[BarrierKey],
+        sagas: Collection[UUID] = (),
+        turn: Turn = Turn.NONE,
+        *,
+        hands_over: bool = True,
+    ) -> None:
         """No statement: ``claim_inbox`` asks."""
-        self._ahead, self._sagas_ahead, self._turn = set(steps), set(sagas), turn
+        self._ahead, self._sagas_ahead, self._turn, self._hands_over = set(steps), set(sagas), turn, hands_over
 
     def claim_inbox(self, keys: Collection[InboxKey]) -> set[InboxKey]:
-        """One statement; with what was looked for ahead four to six, in one round trip, or three if a key was there."""
+        """One statement; with what was looked for ahead three to six in one round trip; more, if a key was there."""
         if self._ahead is None:
             with self._now():
                 return self._do.inbox.claim(self._connection, keys)
@@ -185,7 +196,7 @@ class SqlUnitOfWork:
     def _look(
         self, keys: Collection[InboxKey], claim: Callable[[Connection, Collection[InboxKey]], Fresh]
     ) -> set[InboxKey]:
-        with self._now():
+        with self._now(by_index=True):
             begin = int(not self._begun)
             with self._do.turns.taken(self._unbegun, behind=begin), self._do.way.together(self._unbegun):
                 self._do.turns.take(self._connection, self._turn)
@@ -193,7 +204,9 @@ class SqlUnitOfWork:
                 parked = self._do.parked.ask_any(self._connection)
                 read = self._do.barrier.ask(self._connection, self._ahead or ())
                 self._loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
-                self._do.plans.take_back(self._connection)
+                self._keeps_plans = True
+                if self._hands_over:
+                    self._plan_as_before()
             self._nothing_parked, self._read = not parked(), read()
             return fresh()
 
@@ -201,7 +214,7 @@ class SqlUnitOfWork:
         """One statement; none if the keys were looked for ahead."""
         if self._read is not None and self._ahead is not None and self._ahead >= set(keys):
             return {key: entry for key, entry in self._read.items() if key in keys}
-        with self._now():
+        with self._now(by_index=True):
             return self._do.barrier.ask(self._connection, keys)()
 
     def settle_barrier(self, entries: Mapping[BarrierKey, BarrierEntry]) -> None:
@@ -223,12 +236,12 @@ class SqlUnitOfWork:
         wanted = set(ids)  # of many ids, a list would be searched for each
         if self._loaded is not None and self._sagas_ahead >= wanted:
             return {id: instance for id, instance in self._loaded().items() if id in wanted}
-        with self._now():
+        with self._now(by_index=True):
             return self._do.sagas.ask(self._connection, ids, self._timers)()
 
     def current_sagas(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
         """One statement."""
-        with self._now():
+        with self._now(by_index=True):
             return self._do.sagas.current(self._connection, keys)
 
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
@@ -241,7 +254,7 @@ class SqlUnitOfWork:
         if written.locked and self._do.way.begins_late and not self._ends_elsewhere:
             self._at_end(lambda: sagas.send_states(self._connection, written))
         else:
-            with self._now():
+            with self._now(by_index=True):
                 sagas.write_states(self._connection, written)
         self._at_end(lambda: sagas.send_log(self._connection, written))
         self._looks_at_end = True
@@ -327,6 +340,11 @@ class SqlUnitOfWork:
         with self._now():
             return self._do.parked.free_lanes(self._connection)
 
+    def _plan_as_before(self) -> None:
+        if self._keeps_plans:
+            self._keeps_plans = False
+            self._do.plans.take_back(self._connection)
+
     # -- what is kept for the end
 
     def _at_end(self, send: Callable[[], None]) -> None:
@@ -336,10 +354,12 @@ class SqlUnitOfWork:
                 self._send()
 
     @contextmanager
-    def _now(self) -> Generator[None]:
-        """Around a statement that somebody waits for."""
+    def _now(self, *, by_index: bool = False) -> Generator[None]:
+        """Around a statement that somebody waits for; ``by_index``, if its plan may be kept (``plans``)."""
         with translated():
             self._send()
+            if not by_index:
+                self._plan_as_before()
             yield
 
     def _send(self) -> None:

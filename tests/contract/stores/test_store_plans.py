@@ -18,16 +18,20 @@ PLACE = TopicPartition("orders", 0)
 MANY = 5000
 
 
-def handle(store: SqlStore, change: SagaChange) -> SagaChange:
+HANDED_OVER = pytest.mark.parametrize("hands_over", [True, False], ids=["with handlers", "sagas only"])
+
+
+def handle(store: SqlStore, change: SagaChange, *, hands_over: bool = True) -> SagaChange:
     """A batch, as the runtime has it: a reply, its saga, a command's answer. The timer comes and goes."""
     saga, step = change.instance.id, BarrierKey(uuid4(), "pay", 0, Operation.ACTION)
     after = next_change(change, due=minutes(5) if change.instance.seq % 2 else None, woken=True)
     with store.begin() as uow:
-        uow.look_ahead({step}, {saga}, Turn.BESIDE)
+        uow.look_ahead({step}, {saga}, Turn.BESIDE, hands_over=hands_over)
         key = InboxKey("billing", "shop", uuid4())
         assert uow.claim_inbox([key]) == {key}
         assert uow.read_barrier([step]) == {}
         assert set(uow.load_sagas([saga])) == {saga}
+        assert uow.current_sagas([(change.instance.saga, "1")]) == {(change.instance.saga, "1"): saga}
         uow.settle_barrier({step: BarrierEntry(Outcome.DONE)})
         uow.save_sagas([after])
         uow.advance("shop", {PLACE: change.instance.seq})
@@ -50,21 +54,24 @@ def rows_read(connection: Connection) -> dict[str, int]:
     return {table: int(read) for table, read in found}
 
 
-def test_a_plan_from_when_a_table_was_empty_reads_it_by_index_when_it_is_full(postgres_store: SqlStore) -> None:
+@HANDED_OVER
+def test_a_plan_from_when_a_table_was_empty_reads_it_by_index_when_it_is_full(
+    postgres_store: SqlStore, *, hands_over: bool
+) -> None:
     other = create_engine(postgres_store.engine.url)
     change = new("1", due=minutes(1))
     save(postgres_store, change)
     with other.begin() as connection:
         connection.execute(text("ANALYZE"))
     for _ in range(8):
-        change = handle(postgres_store, change)
+        change = handle(postgres_store, change, hands_over=hands_over)
     with other.begin() as connection:
         fill(connection, "inbox", message_id="md5(concat(t, n))::uuid")
         fill(connection, "barrier", saga_id="md5(concat(t, n))::uuid")
         fill(connection, "saga", saga_id="md5(concat(t, n))::uuid", key="n::text")
         connection.execute(text("INSERT INTO saga_timer SELECT saga_id, now() FROM saga WHERE seq > 1 OFFSET 1"))
     for _ in range(8):
-        change = handle(postgres_store, change)
+        change = handle(postgres_store, change, hands_over=hands_over)
     seq = change.instance.seq
     postgres_store.engine.dispose()  # what a connection has counted is known at its end
     with other.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -75,7 +82,10 @@ def test_a_plan_from_when_a_table_was_empty_reads_it_by_index_when_it_is_full(po
     assert {table: rows for table, rows in read.items() if rows >= MANY} == {}
 
 
-def test_a_users_statements_are_planned_as_if_nothing_had_been_said(postgres_store: SqlStore) -> None:
+@HANDED_OVER
+def test_a_users_statements_are_planned_as_if_nothing_had_been_said(
+    postgres_store: SqlStore, *, hands_over: bool
+) -> None:
     def prefer(connection: object, _: object) -> None:
         connection.execute("SET enable_mergejoin = off")  # type: ignore[attr-defined]
         connection.commit()  # type: ignore[attr-defined]
@@ -90,7 +100,7 @@ def test_a_users_statements_are_planned_as_if_nothing_had_been_said(postgres_sto
     with postgres_store.begin() as uow:
         before = settings()
     with postgres_store.begin() as uow:
-        uow.look_ahead(set(), {change.instance.id})
+        uow.look_ahead(set(), {change.instance.id}, hands_over=hands_over)
         uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
         behind_the_claim = settings()
         uow.load_sagas([change.instance.id])
@@ -102,7 +112,26 @@ def test_a_users_statements_are_planned_as_if_nothing_had_been_said(postgres_sto
     assert behind_the_claim == behind_what_was_kept_for_the_end == ["auto", *before[1:]]
 
 
-def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore) -> None:
+def test_so_are_our_own_that_are_not_written_for_it(postgres_store: SqlStore) -> None:
+    with postgres_store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE seen (meanwhile text)"))
+        connection.execute(
+            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
+        )
+        connection.execute(
+            text("CREATE TRIGGER look AFTER INSERT ON consumer_offset FOR EACH ROW EXECUTE FUNCTION look()")
+        )
+    with postgres_store.begin() as uow:
+        uow.look_ahead(set(), hands_over=False)
+        uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        uow.note_batch("shop", {PLACE: 7})
+    with postgres_store.engine.connect() as connection:
+        assert connection.execute(text("SELECT meanwhile FROM seen")).scalars().all() == ["on"]
+
+
+@HANDED_OVER
+def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore, *, hands_over: bool) -> None:
     with postgres_store.engine.begin() as connection:
         connection.execute(text("CREATE TABLE seen (at_the_end text)"))
         connection.execute(
@@ -115,7 +144,7 @@ def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore
         )
     change = new("1")
     save(postgres_store, change)
-    handle(postgres_store, change)
+    handle(postgres_store, change, hands_over=hands_over)
     with postgres_store.engine.connect() as connection:
         assert connection.execute(text("SELECT at_the_end FROM seen")).scalars().all() == ["on"]
 

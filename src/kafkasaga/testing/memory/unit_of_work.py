@@ -71,6 +71,8 @@ class MemoryUnitOfWork:
         steps: Collection[BarrierKey],  # noqa: ARG002 (others need it)
         sagas: Collection[UUID] = (),  # noqa: ARG002
         turn: Turn = Turn.NONE,
+        *,
+        hands_over: bool = True,  # noqa: ARG002
     ) -> None:
         """Nothing is far away here; but the turn may have to be waited for."""
         self._turn = turn

@@ -156,8 +156,15 @@ class WorldUnitOfWork:
         self._done.claimed |= fresh
         return fresh
 
-    def look_ahead(self, steps: Collection[BarrierKey], sagas: Collection[UUID] = (), turn: Turn = Turn.NONE) -> None:
-        self._inner.look_ahead(steps, sagas, turn)
+    def look_ahead(
+        self,
+        steps: Collection[BarrierKey],
+        sagas: Collection[UUID] = (),
+        turn: Turn = Turn.NONE,
+        *,
+        hands_over: bool = True,
+    ) -> None:
+        self._inner.look_ahead(steps, sagas, turn, hands_over=hands_over)
 
     def meanwhile(self, work: Callable[[], None]) -> None:
         self._inner.meanwhile(work)
