@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import Connection, create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kafkasaga import Ends, Message, Outbox, Saga, SagaState, Service, Step
@@ -158,23 +158,22 @@ class Bench:
     def round_trips(self, envelopes: Sequence[Envelope], folder: Path) -> int:
         """How often psycopg waits for PostgreSQL in a batch of these messages, by libpq's own trace."""
         trace, records = folder / "trace", [self._record(envelope) for envelope in envelopes]
-        own = threading.current_thread()
+        own, traced = threading.current_thread(), list[Any]()
         with trace.open("w") as file:
 
-            def begin(connection: Any, *_: object) -> None:
+            def begin(connection: Connection) -> None:
+                driver: Any = connection.connection.driver_connection
                 if threading.current_thread() is own:  # not that of the notifier
-                    connection.pgconn.trace(file.fileno())
+                    driver.pgconn.trace(file.fileno())
+                    traced.append(driver)
 
-            def end(connection: Any, *_: object) -> None:
-                connection.pgconn.untrace()
-
-            event.listen(self.store.engine, "checkout", begin)
-            event.listen(self.store.engine, "checkin", end)
+            event.listen(self.store.engine, "begin", begin)
             try:
                 self._runner.process(records)
             finally:
-                event.remove(self.store.engine, "checkout", begin)
-                event.remove(self.store.engine, "checkin", end)
+                event.remove(self.store.engine, "begin", begin)
+                for driver in traced:
+                    driver.pgconn.untrace()
         sent = [line.split("\t") for line in trace.read_text().splitlines()]
         kinds = [fields[3] for fields in sent if len(fields) > 3 and fields[1] == "F"]
         return sum(kind in ("Sync", "Query") for kind in kinds)

@@ -18,6 +18,7 @@ from kafkasaga.ports import Progress, Prunable, TopicPartition
 from kafkasaga.stores import migrations, wake
 from kafkasaga.stores.acts import ParkedActs
 from kafkasaga.stores.bulk import ISOLATION, Sql
+from kafkasaga.stores.connections import UnitConnections
 from kafkasaga.stores.dialects import begin_writing
 from kafkasaga.stores.engine import create_library_engine, in_memory
 from kafkasaga.stores.failures import translated
@@ -50,9 +51,12 @@ class SqlStore:
         tables: the library's tables, or an outbox that has them.
         direct: an engine that reaches PostgreSQL itself, where ``engine`` goes through a pooler that shares sessions
             (PgBouncer in transaction mode): the relay needs a session of its own.
+        owns_engine: whether nobody else needs the engine's connections; then some are kept out of its pool.
     """
 
-    def __init__(self, engine: Engine, tables: Tables | Outbox, *, direct: Engine | None = None) -> None:
+    def __init__(
+        self, engine: Engine, tables: Tables | Outbox, *, direct: Engine | None = None, owns_engine: bool = False
+    ) -> None:
         self.engine: Final = engine
         self.tables: Final = tables_of(tables)
         self._direct = direct or engine
@@ -67,7 +71,8 @@ class SqlStore:
         # With psycopg BEGIN travels with the first statements: SQLAlchemy is told that it is not the driver's to send.
         # An engine with that option would do it by an event, and every statement of a handler's would look for events.
         own = {ISOLATION: engine.get_execution_options().get("isolation_level"), "isolation_level": "AUTOCOMMIT"}
-        self._of_units: dict[str, Any] = own if self._sql.past_sqlalchemy else {}
+        past = self._sql.past_sqlalchemy
+        self._connections = UnitConnections(engine, own if past else {}, keeps=owns_engine and past)
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
 
     @property
@@ -79,18 +84,22 @@ class SqlStore:
     def begin(self) -> Generator[SqlUnitOfWork]:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
         published: list[int] = []
-        with translated(), self.engine.connect() as connection:
-            connection.execution_options(**self._of_units)
-            transaction = connection.begin()
-            unit = SqlUnitOfWork(connection, self._statements, published.append, transaction=transaction)
+        with translated():
+            connection, committed = self._connections.take(), False
             try:
-                yield unit
-                # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the block
-                # has rolled back and swallowed the error. `commit` raises then.
-                unit.commit(transaction)
-                self._wake(unit.existing_session, sum(published))
+                transaction = connection.begin()
+                unit = SqlUnitOfWork(connection, self._statements, published.append, transaction=transaction)
+                try:
+                    yield unit
+                    # Not `with connection.begin()`: that leaves quietly, without a commit, when something inside the
+                    # block has rolled back and swallowed the error. `commit` raises then.
+                    unit.commit(transaction)
+                    self._wake(unit.existing_session, sum(published))
+                finally:
+                    unit.end()
+                committed = True
             finally:
-                unit.end()
+                self._connections.give_back(connection, committed=committed)
 
     def _wake(self, session: Session | None, published: int) -> None:
         """At once: the connection can be put away while the relay is at work.
@@ -186,6 +195,7 @@ class SqlStore:
     def close(self) -> None:
         """Give back all connections."""
         wake.close(self.engine)
+        self._connections.close()
         self.engine.dispose()
         self._direct.dispose()
 
@@ -239,4 +249,4 @@ def create_store(
     """A store on an engine of its own, with the protections of ``create_library_engine``, which takes ``options``."""
     engine = create_library_engine(url, **options)
     direct = None if direct_url is None else create_library_engine(direct_url, **options)
-    return SqlStore(engine, tables, direct=direct)
+    return SqlStore(engine, tables, direct=direct, owns_engine=True)

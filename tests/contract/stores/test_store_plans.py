@@ -73,7 +73,7 @@ def test_a_plan_from_when_a_table_was_empty_reads_it_by_index_when_it_is_full(
     for _ in range(8):
         change = handle(postgres_store, change, hands_over=hands_over)
     seq = change.instance.seq
-    postgres_store.engine.dispose()  # what a connection has counted is known at its end
+    postgres_store.close()  # what a connection has counted is known at its end
     with other.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         ask = text("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'saga_log'")
         until(lambda: connection.scalar(ask) == seq)
