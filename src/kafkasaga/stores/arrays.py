@@ -44,10 +44,11 @@ class _Texts(dict[str | None, bytes]):
         return element
 
 
-# Each writes the elements of a whole column: a call for each value would take longer than what it does.
+# Each type has two functions: one writes an element, the other those of a whole column, where a call for each value
+# would take longer than what it does.
 
 
-def _texts() -> Callable[[Sequence[str | None]], Iterable[bytes]]:
+def _column_of_texts() -> Callable[[Sequence[str | None]], Iterable[bytes]]:
     kept = _Texts()
 
     def write(values: Sequence[str | None]) -> Iterable[bytes]:
@@ -59,28 +60,36 @@ def _texts() -> Callable[[Sequence[str | None]], Iterable[bytes]]:
     return write
 
 
-def _bytes(values: Sequence[bytes | None]) -> Iterable[bytes]:
+def _bytes(value: bytes | None) -> bytes:
+    return _NULL if value is None else _LENGTH(len(value)) + value
+
+
+def _column_of_bytes(values: Sequence[bytes | None]) -> Iterable[bytes]:
     return [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
 
 
-def _uuids(values: Sequence[UUID | None]) -> Iterable[bytes]:
+def _uuid(value: UUID | None) -> bytes:
+    return _NULL if value is None else _OF_UUID + value.int.to_bytes(16, "big")
+
+
+def _column_of_uuids(values: Sequence[UUID | None]) -> Iterable[bytes]:
     return [_NULL if value is None else _OF_UUID + value.int.to_bytes(16, "big") for value in values]
 
 
-def _int4s(values: Sequence[int | None]) -> Iterable[bytes]:
+def _int4(value: int | None) -> bytes:
+    return _NULL if value is None else _INT4(4, value)
+
+
+def _column_of_int4s(values: Sequence[int | None]) -> Iterable[bytes]:
     return [_NULL if value is None else _INT4(4, value) for value in values]
 
 
-def _int8s(values: Sequence[int | None]) -> Iterable[bytes]:
+def _int8(value: int | None) -> bytes:
+    return _NULL if value is None else _INT8(8, value)
+
+
+def _column_of_int8s(values: Sequence[int | None]) -> Iterable[bytes]:
     return [_NULL if value is None else _INT8(8, value) for value in values]
-
-
-def _times(values: Sequence[datetime | None]) -> Iterable[bytes]:
-    last, element = None, _NULL
-    for value in values:
-        if value is not last:  # what a batch writes has one time, nearly always
-            last, element = value, _time(value)
-        yield element
 
 
 def _time(value: datetime | None) -> bytes:
@@ -90,6 +99,14 @@ def _time(value: datetime | None) -> bytes:
         raise ValueError(f"a time without a time zone: {value!r}; use datetime.now(UTC)")
     since = value - _EPOCH
     return _INT8(8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+
+
+def _column_of_times(values: Sequence[datetime | None]) -> Iterable[bytes]:
+    last, element = None, _NULL
+    for value in values:
+        if value is not last:  # what a batch writes has one time, nearly always
+            last, element = value, _time(value)
+        yield element
 
 
 def uuids(values: Iterable[bytes], count: int) -> bytes:
@@ -102,20 +119,21 @@ def bigints(values: Iterable[int], count: int) -> bytes:
     return _HEADER(1, 0, 20, count, 1) + b"".join(map(_INT8, repeat(8), values))
 
 
+_Element = Callable[[Any], bytes]
 _Column = Callable[[Sequence[Any]], Iterable[bytes]]
 
-_ELEMENTS: Final[dict[type, tuple[int, _Column]]] = {
-    UUID: (2950, _uuids),
-    bytes: (17, _bytes),
-    int: (23, _int4s),
-    datetime: (1184, _times),
+_TYPES: Final[dict[type, tuple[int, _Element, _Column]]] = {
+    UUID: (2950, _uuid, _column_of_uuids),
+    bytes: (17, _bytes, _column_of_bytes),
+    int: (23, _int4, _column_of_int4s),
+    datetime: (1184, _time, _column_of_times),
 }
 """What PostgreSQL calls a type (its oid), and what writes values of it."""
 
 
 def array_writer(type: TypeEngine[Any]) -> Callable[[Sequence[Any]], bytes]:
     """A function that writes the values of a column of this type as an array."""
-    oid, elements = _element(type)
+    oid, _, elements = _known(type)
     cheap_to_compare = type.python_type in (str, int)
 
     def write(values: Sequence[Any]) -> bytes:
@@ -127,7 +145,16 @@ def array_writer(type: TypeEngine[Any]) -> Callable[[Sequence[Any]], bytes]:
     return write
 
 
-def _element(type: TypeEngine[Any]) -> tuple[int, _Column]:
+def array_of_one(type: TypeEngine[Any]) -> tuple[bytes, Callable[[Any], bytes]]:
+    """What an array with a single value of this type begins with, and a function that writes the value.
+
+    Most batches at a low rate have one row for each table, and a call for each column is what they cost.
+    """
+    oid, element, _ = _known(type)
+    return _HEADER(1, 1, oid, 1, 1), element
+
+
+def _known(type: TypeEngine[Any]) -> tuple[int, _Element, _Column]:
     if type.python_type is str:
-        return 25, _texts()
-    return (20, _int8s) if isinstance(type, BigInteger) else _ELEMENTS[type.python_type]
+        return 25, _Texts().__getitem__, _column_of_texts()
+    return (20, _int8, _column_of_int8s) if isinstance(type, BigInteger) else _TYPES[type.python_type]

@@ -82,6 +82,10 @@ class Way:
     begins_late: bool = False
     """Whether BEGIN waits for the first statement, to travel with it."""
 
+    def ready(self, connection: Connection) -> Connection:
+        """The same, for many transactions."""
+        return connection
+
     def begin(self, connection: Connection) -> None:
         """Begin it now, as a writer."""
         begin_writing(connection)

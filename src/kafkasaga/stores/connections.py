@@ -11,12 +11,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 
+from kafkasaga.stores.bulk import Way
+
 
 class UnitConnections:
     """Threads may share it. At most as many are kept as units were under way at once."""
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any], *, keeps: bool) -> None:
+    def __init__(self, engine: Engine, way: Way, options: Mapping[str, Any], *, keeps: bool) -> None:
         self._engine: Final = engine
+        self._way: Final = way
         self._options: Final = options
         """Execution options of each."""
         self._keeps = keeps
@@ -28,7 +31,8 @@ class UnitConnections:
         try:
             return self._kept.pop()
         except IndexError:
-            return self._engine.connect().execution_options(**self._options)
+            connection = self._engine.connect().execution_options(**self._options)
+            return self._way.ready(connection) if self._keeps else connection
 
     def give_back(self, connection: Connection, *, committed: bool) -> None:
         """For the next unit, if all went well; what is lost is hardly ever lost alone."""

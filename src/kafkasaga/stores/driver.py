@@ -10,22 +10,25 @@ Whoever wants to see them: the logger ``kafkasaga.sql`` has each at level DEBUG.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from types import TracebackType
 from typing import Any, Final, NoReturn, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect
 
-from kafkasaga.stores.arrays import array_writer
+from kafkasaga.stores.arrays import array_of_one, array_writer
 from kafkasaga.stores.bulk import Answer, Bulk, Convert, Plain, Row, Types, Way, isolation, read
 from kafkasaga.stores.trips import Reply, Trips, Values
 
 log = logging.getLogger("kafkasaga.sql")
 
 _KNOWN: Final = "kafkasaga.trips"
-"""Under this key a connection's ``info`` holds its ``Trips``, or None where statements cannot go past SQLAlchemy."""
+"""Under this key a connection's ``info`` holds its ``Trips``, or None where statements cannot go past SQLAlchemy. The
+options of one that is kept ready have them too, where fewer calls find them.
+"""
 
 
 class PsycopgBulk:
@@ -41,6 +44,7 @@ class PsycopgBulk:
         arrays = ", ".join(f"CAST(${n} AS {type.compile(dialect)}[])" for n, type in enumerate(rows.values(), start=1))
         self._text = f"WITH r({names}) AS (SELECT * FROM unnest({arrays})) {body}".encode()  # noqa: S608 (our own text)
         self._writers = [array_writer(type) for type in rows.values()]
+        self._of_one = [array_of_one(type) for type in rows.values()]
         self._readers = readers
         self._prepare = body.startswith(("INSERT", ", inserted AS (INSERT"))
         self._otherwise = otherwise
@@ -71,8 +75,11 @@ class PsycopgBulk:
         return self._send(connection, trips, rows).count() if rows else 0
 
     def _send(self, connection: Connection, trips: Trips, rows: Sequence[Row]) -> Reply:
-        columns = zip(*rows, strict=True)
-        arrays = [write(column) for write, column in zip(self._writers, columns, strict=True)]
+        if len(rows) == 1:
+            arrays = [one + element(value) for (one, element), value in zip(self._of_one, rows[0], strict=True)]
+        else:
+            columns = zip(*rows, strict=True)
+            arrays = [write(column) for write, column in zip(self._writers, columns, strict=True)]
         return send(connection, trips, self._text, arrays, prepare=self._prepare or trips.keeps_plans)
 
 
@@ -97,6 +104,9 @@ class PsycopgWay(Way):
     """
 
     begins_late = True
+
+    def ready(self, connection: Connection) -> Connection:
+        return connection.execution_options(**{_KNOWN: trips_of(connection)})
 
     def begin(self, connection: Connection) -> None:
         begin, trips = f"BEGIN ISOLATION LEVEL {isolation(connection)}", trips_of(connection)
@@ -159,24 +169,37 @@ def send(
         raised(connection, statement, error)
 
 
-@contextmanager
-def together(connection: Connection) -> Generator[None]:
+def together(connection: Connection) -> AbstractContextManager[None]:
     """Statements inside the block go in one trip; it ends when all are answered."""
     trips = trips_of(connection)
-    if trips is None:
-        yield
-        return
-    try:
-        with trips.together():
-            yield
-    except psycopg.Error as error:
-        raised(connection, b"", error)
+    return nullcontext() if trips is None else _Together(connection, trips)
+
+
+class _Together:
+    def __init__(self, connection: Connection, trips: Trips) -> None:
+        self._connection, self._trips = connection, trips
+
+    def __enter__(self) -> None:
+        self._trips.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._trips.__exit__(kind, error, trace)
+        except psycopg.Error as refused:
+            raised(self._connection, b"", refused)
+        if isinstance(error, psycopg.Error):
+            raised(self._connection, b"", error)
 
 
 def trips_of(connection: Connection) -> Trips | None:
     """The way to a connection's server, if it takes our statements: texts travel in UTF-8, which a user's engine may
     not speak.
     """
+    known: Trips | None = connection.get_execution_options().get(_KNOWN)
+    if known is not None:
+        return known
     info = connection.info
     if _KNOWN not in info:
         driver = driver_of(connection)

@@ -7,8 +7,8 @@ wait. Anything else (a constraint of the user's, a syntax error) passes through 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from sqlalchemy import Table
@@ -67,18 +67,22 @@ recognised counts as a server that is away, with its text in the log.
 _PRIMARY: Final = 0xFF  # an extended result code holds its primary one in the low byte
 
 
-@contextmanager
-def translated() -> Generator[None]:
+class _Translated:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, PoolTimeout):
+            raise DatabaseUnavailable(f"no connection came free: {error}") from error
+        if isinstance(error, DBAPIError) and (kind := kind_of(error)) is not None:
+            raise _ours(kind, error) from error
+
+
+_TRANSLATED: Final = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
     """Raise our errors in place of the database's, inside the block."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise DatabaseUnavailable(f"no connection came free: {error}") from error
-    except DBAPIError as error:
-        kind = kind_of(error)
-        if kind is None:
-            raise
-        raise _ours(kind, error) from error
+    return _TRANSLATED
 
 
 def is_taken(error: IntegrityError, table: Table) -> bool:

@@ -72,7 +72,9 @@ class SqlStore:
         # An engine with that option would do it by an event, and every statement of a handler's would look for events.
         own = {ISOLATION: engine.get_execution_options().get("isolation_level"), "isolation_level": "AUTOCOMMIT"}
         past = self._sql.past_sqlalchemy
-        self._connections = UnitConnections(engine, own if past else {}, keeps=owns_engine and past)
+        self._connections = UnitConnections(
+            engine, self._statements.way, own if past else {}, keeps=owns_engine and past
+        )
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT") if self._sql.postgresql else engine
 
     @property

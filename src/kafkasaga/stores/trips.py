@@ -44,13 +44,12 @@ _numbers: Final = count()
 class Reply:
     """What PostgreSQL answers to a statement. To ask for it is to send all that waits to be sent."""
 
-    __slots__ = ("_result", "_trips")
+    __slots__ = ("_trips", "result")
 
-    def __init__(self, trips: Trips, result: PGresult | None = None) -> None:
-        self._trips, self._result = trips, result
-
-    def arrived(self, result: PGresult) -> None:
-        self._result = result
+    def __init__(self, trips: Trips) -> None:
+        self._trips = trips
+        self.result: PGresult | None = None
+        """None until it is there."""
 
     def rows(self) -> list[tuple[Any, ...]]:
         """What it returns; psycopg makes Python's values of it."""
@@ -65,10 +64,10 @@ class Reply:
         return self._there().command_tuples or 0
 
     def _there(self) -> PGresult:
-        if self._result is None:
+        if self.result is None:
             self._trips.exchange()
-        assert self._result is not None
-        return self._result
+        assert self.result is not None
+        return self.result
 
 
 class Trips:
@@ -136,14 +135,24 @@ class Trips:
             )
         name = self._names.get((statement, _OURS)) if prepare else None
         is_new = prepare and name is None and self._prepares and self._driver.prepare_threshold is not None
-        if self._blocks or is_new or self._has_to_begin():
-            return self._send_with_others(statement, values, name, is_new=is_new)
-        self._leave(statement, values, name)
-        self._flush()
-        (answer,) = self._driver.wait(fetch_many(self._server))
-        if answer.status in _REFUSED:
-            self._refused(answer)
-        return Reply(self, answer)
+        with_others = self._blocks or is_new or self._has_to_begin()
+        if with_others and not self._asked:
+            self._set_out()
+        if is_new:
+            name = self._prepare(statement)
+        formats = [_BINARY] * len(values)
+        if name is None:
+            self._server.send_query_params(statement, values, None, formats, _BINARY)
+        else:
+            self._server.send_query_prepared(name, values, formats, _BINARY)
+        reply = Reply(self)
+        if with_others:
+            self._asked.append(reply)
+            if not self._blocks:
+                self.exchange()
+        else:
+            reply.result = self._answer()
+        return reply
 
     def exchange(self, meanwhile: Callable[[], None] = nothing) -> None:
         """Send what is there, do something else, and wait for all answers.
@@ -164,21 +173,17 @@ class Trips:
             if answer.status in _REFUSED:
                 self._refused(answer)
             if reply is not None:
-                reply.arrived(answer)
+                reply.result = answer
                 self.answered += 1
         self._preparing.clear()
 
-    def _send_with_others(self, statement: bytes, values: Values, name: bytes | None, *, is_new: bool) -> Reply:
-        if not self._asked:
-            self._set_out()
-        if is_new:
-            name = self._prepare(statement)
-        self._leave(statement, values, name)
-        reply = Reply(self)
-        self._asked.append(reply)
-        if not self._blocks:
-            self.exchange()
-        return reply
+    def _answer(self) -> PGresult:
+        """Of a statement that travels alone."""
+        self._flush()
+        (answer,) = self._driver.wait(fetch_many(self._server))
+        if answer.status in _REFUSED:
+            self._refused(answer)
+        return answer
 
     def _set_out(self) -> None:
         begins = self._has_to_begin()
@@ -196,13 +201,6 @@ class Trips:
         self._server.send_prepare(name, statement)
         self._asked.append(None)
         return name
-
-    def _leave(self, statement: bytes, values: Values, name: bytes | None) -> None:
-        formats = [_BINARY] * len(values)
-        if name is None:
-            self._server.send_query_params(statement, values, None, formats, _BINARY)
-        else:
-            self._server.send_query_prepared(name, values, formats, _BINARY)
 
     def _flush(self) -> None:
         """Of much data the last part may still be here: nobody is to wait for our locks meanwhile."""

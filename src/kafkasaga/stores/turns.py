@@ -7,8 +7,6 @@ what was there when it began, nobody waits: what happens meanwhile it would neve
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection
@@ -46,18 +44,13 @@ class TurnLock:
             self._opening[turn if alike else Turn.NONE].ask(connection)
             self._way.keeps_plans(connection, keeps=True)
 
-    @contextmanager
-    def taken(self, connection: Connection, *, behind: int) -> Generator[None]:
-        """A turn that does not come in time is told apart from what else may be waited for in the block.
+    def refused(self, connection: Connection, error: DBAPIError, *, behind: int) -> None:
+        """A turn that did not come in time is told apart from what else was waited for in its round trip.
 
-        ``behind`` so many other statements it is taken there.
+        ``behind`` so many other statements it was taken there.
 
         Raises:
-            TurnTimeout: if it does not.
+            TurnTimeout: if it was the turn.
         """
-        try:
-            yield
-        except DBAPIError as error:
-            if waited_too_long(error) and self._way.answered(connection) == behind:
-                raise TurnTimeout("other batches of this database did not come to an end in time") from error
-            raise
+        if waited_too_long(error) and self._way.answered(connection) == behind:
+            raise TurnTimeout("other batches of this database did not come to an end in time") from error

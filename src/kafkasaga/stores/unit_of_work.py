@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, RootTransaction
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session
 
 from kafkasaga.errors import SerializationConflict
@@ -111,25 +111,22 @@ class SqlUnitOfWork:
         if not self._begun:
             self._begun = True
             self._do.way.begin(self._unbegun)
-        self._check()
-        return self._unbegun
-
-    def _check(self) -> None:
-        """BEGIN is sent once: whatever followed a rollback inside the transaction would commit by itself (I1)."""
+        # BEGIN is sent once: whatever followed a rollback inside the transaction would commit by itself (I1).
         if self._transaction is not None and not self._transaction.is_active:
             raise InvalidRequestError(
                 "This transaction is inactive: a handler has swallowed an error that rolled it back; let the error out "
                 "of the handler, or have what may fail inside `with session.begin_nested():`"
             )
+        return self._unbegun
 
     @property
     def session(self) -> Session:
         """The session of this transaction; made when first asked for, since most of a batch may need none."""
         self._send()
         self._plan_as_before()
+        connection = self._connection
         if self._session is None:
-            self._session = HandlerSession(self._connection)
-        self._check()
+            self._session = HandlerSession(connection)
         return self._session
 
     @property
@@ -198,15 +195,20 @@ class SqlUnitOfWork:
     ) -> set[InboxKey]:
         with self._now(by_index=True):
             begin = int(not self._begun)
-            with self._do.turns.taken(self._unbegun, behind=begin), self._do.way.together(self._unbegun):
-                self._do.turns.take(self._connection, self._turn)
-                fresh = claim(self._connection, keys)
-                parked = self._do.parked.ask_any(self._connection)
-                read = self._do.barrier.ask(self._connection, self._ahead or ())
-                self._loaded = self._do.sagas.ask(self._connection, self._sagas_ahead, self._timers)
-                self._keeps_plans = True
-                if self._hands_over:
-                    self._plan_as_before()
+            try:
+                with self._do.way.together(self._unbegun):
+                    connection = self._connection
+                    self._do.turns.take(connection, self._turn)
+                    fresh = claim(connection, keys)
+                    parked = self._do.parked.ask_any(connection)
+                    read = self._do.barrier.ask(connection, self._ahead or ())
+                    self._loaded = self._do.sagas.ask(connection, self._sagas_ahead, self._timers)
+                    self._keeps_plans = True
+                    if self._hands_over:
+                        self._plan_as_before()
+            except DBAPIError as error:
+                self._do.turns.refused(self._unbegun, error, behind=begin)
+                raise
             self._nothing_parked, self._read = not parked(), read()
             return fresh()
 
@@ -353,14 +355,12 @@ class SqlUnitOfWork:
             with translated():
                 self._send()
 
-    @contextmanager
-    def _now(self, *, by_index: bool = False) -> Generator[None]:
+    def _now(self, *, by_index: bool = False) -> AbstractContextManager[None]:
         """Around a statement that somebody waits for; ``by_index``, if its plan may be kept (``plans``)."""
-        with translated():
-            self._send()
-            if not by_index:
-                self._plan_as_before()
-            yield
+        self._send()
+        if not by_index:
+            self._plan_as_before()
+        return translated()
 
     def _send(self) -> None:
         """Send what was kept for the end."""

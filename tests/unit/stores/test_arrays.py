@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import BigInteger, Integer, LargeBinary, Text, Uuid
 from sqlalchemy.types import TypeEngine
 
-from kafkasaga.stores.arrays import _Texts, array_writer
+from kafkasaga.stores.arrays import _Texts, array_of_one, array_writer
 from kafkasaga.stores.types import UtcDateTime
 
 NULL = b"\xff\xff\xff\xff"
@@ -49,11 +49,17 @@ def test_values_become_an_array(
     write = array_writer(type)
     assert write(values) == head + body
     assert write(values) == head + body, "also from what was kept"
+    begin, element = array_of_one(type)
+    for value, bytes_of_it in zip(values, elements, strict=True):
+        assert begin + element(value) == write([value])
+        assert element(value)[4:] == (bytes_of_it or b"")
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="without a time zone"):
         array_writer(UtcDateTime())([datetime(2026, 1, 1)])  # noqa: DTZ001
+    with pytest.raises(ValueError, match="without a time zone"):
+        array_of_one(UtcDateTime())[1](datetime(2026, 1, 1))  # noqa: DTZ001
 
 
 def test_i14_not_every_text_is_kept() -> None:
