@@ -121,7 +121,7 @@ def test_a18_a_saga_whose_deadline_was_handled_and_not_answered_turns_back_once(
     node.publish()
     until(lambda: not node.count("outbox"), node.publish)
     clock.sleep(DEADLINE.total_seconds() * 2)
-    commits, way.of = 0, b"saga_log"
+    commits, way.of = 0, b"compensation-began"  # what is logged: of the statement itself only its name passes by
     for _ in range(20):
         way.to_lose = 1
         try:

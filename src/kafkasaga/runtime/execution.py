@@ -37,7 +37,7 @@ class Execution:
         self._runs_locally = any(definition.runs_locally for definition in definitions.values())
 
     def hands_over(self, tasks: Iterable[Task]) -> bool:
-        """Whether functions of the user's may ask for the session: handlers, and what sagas do themselves."""
+        """Whether functions of the user's may ask for the session: handlers, or the local steps of any saga."""
         return self._runs_locally or any(isinstance(task.route, HandlerRoute) for task in tasks)
 
     def run(

@@ -87,7 +87,7 @@ class SqlStore:
         """A transaction: committed at the end of the block, rolled back by an exception. Then the relay is woken."""
         published: list[int] = []
         with translated():
-            connection, committed = self._connections.take(), False
+            connection, as_it_was = self._connections.take(), False
             try:
                 transaction = connection.begin()
                 unit = SqlUnitOfWork(connection, self._statements, published.append, transaction=transaction)
@@ -99,9 +99,9 @@ class SqlStore:
                     self._wake(unit.existing_session, sum(published))
                 finally:
                     unit.end()
-                committed = True
+                as_it_was = unit.existing_session is None
             finally:
-                self._connections.give_back(connection, committed=committed)
+                self._connections.give_back(connection, as_it_was=as_it_was)
 
     def _wake(self, session: Session | None, published: int) -> None:
         """At once: the connection can be put away while the relay is at work.
@@ -251,4 +251,6 @@ def create_store(
     """A store on an engine of its own, with the protections of ``create_library_engine``, which takes ``options``."""
     engine = create_library_engine(url, **options)
     direct = None if direct_url is None else create_library_engine(direct_url, **options)
-    return SqlStore(engine, tables, direct=direct, owns_engine=True)
+    # Who has a say about the pool is to find in it what he expects.
+    owns_engine = not any(option.startswith(("pool", "max_overflow")) for option in options)
+    return SqlStore(engine, tables, direct=direct, owns_engine=owns_engine)

@@ -144,7 +144,7 @@ class SqlUnitOfWork:
     def commit(self, transaction: RootTransaction) -> None:
         """Flush, send what was kept for the end, and commit."""
         self.flush()
-        if self._later and transaction.is_active:
+        if (self._later or self._keeps_plans) and transaction.is_active:
             with translated(), self._settling(), self._do.way.together(self._unbegun):
                 if self._looks_at_end and not self._keeps_plans:
                     self._do.plans.keep(self._connection)
@@ -188,12 +188,13 @@ class SqlUnitOfWork:
                     raise
                 with translated():
                     self._do.way.begin_again(self._unbegun)
+                self._keeps_plans = False
         return self._look(keys, inbox.ask)
 
     def _look(
         self, keys: Collection[InboxKey], claim: Callable[[Connection, Collection[InboxKey]], Fresh]
     ) -> set[InboxKey]:
-        with self._now(by_index=True):
+        with self._now():
             begin = int(not self._begun)
             try:
                 with self._do.way.together(self._unbegun):
@@ -249,7 +250,7 @@ class SqlUnitOfWork:
     def save_sagas(self, changes: Sequence[SagaChange]) -> None:
         """Two statements, and one more for each of: new sagas beside old ones, timers set, timers dropped.
 
-        With COMMIT go two more, about their plans.
+        With COMMIT go two more about their plans, or one, where those of the claim are kept still.
         """
         self._loaded = None
         sagas, written = self._do.sagas, Written.of(changes, self._timers)
@@ -345,7 +346,8 @@ class SqlUnitOfWork:
     def _plan_as_before(self) -> None:
         if self._keeps_plans:
             self._keeps_plans = False
-            self._do.plans.take_back(self._connection)
+            with translated():
+                self._do.plans.take_back(self._connection)
 
     # -- what is kept for the end
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, QueuePool, create_engine, text
+from sqlalchemy.exc import ResourceClosedError
 
 from kafkasaga.errors import DatabaseUnavailable
-from kafkasaga.ports import TopicPartition
-from kafkasaga.stores import SqlStore
+from kafkasaga.ports import InboxKey, TopicPartition
+from kafkasaga.stores import SqlStore, create_store
+from kafkasaga.stores.unit_of_work import SqlUnitOfWork
 
 PLACE = TopicPartition("orders", 0)
 SESSION = text("SELECT pg_backend_pid()")
@@ -48,22 +52,51 @@ def test_a_users_engine_gets_its_own_back(postgres_store: SqlStore, others: Engi
     assert out_of_the_pool(others) == 0
 
 
+def test_what_a_handler_does_to_its_connection_ends_with_its_unit(postgres_store: SqlStore) -> None:
+    work(postgres_store)
+    with postgres_store.begin() as uow:
+        kept = uow.session.connection(execution_options={"schema_translate_map": {None: "elsewhere"}})
+    assert out_of_the_pool(postgres_store.engine) == 0
+    with postgres_store.begin() as uow:
+        assert "schema_translate_map" not in uow.session.connection().get_execution_options()
+        with pytest.raises(ResourceClosedError):
+            kept.scalar(SESSION)
+
+
+def test_a_unit_that_ended_inside_a_trip_leaves_nothing(postgres_store: SqlStore) -> None:
+    work(postgres_store)
+    with postgres_store.begin() as uow:
+        uow.look_ahead((), hands_over=False)
+        uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        driver: Any = uow._unbegun.connection.driver_connection
+        uow.end = lambda: (driver.pgconn.enter_pipeline_mode(), SqlUnitOfWork.end(uow))  # type: ignore[assignment, func-returns-value, method-assign]
+    work(postgres_store)
+    assert out_of_the_pool(postgres_store.engine) == 1
+
+
+@pytest.mark.parametrize("options", [{"pool_size": 1, "max_overflow": 0}, {"pool_pre_ping": True}], ids=str)
+def test_who_says_something_about_the_pool_gets_all_back(postgres_store: SqlStore, options: dict[str, Any]) -> None:
+    store = create_store(postgres_store.engine.url, postgres_store.tables, **options)
+    work(store)
+    assert store.positions("shop", [PLACE]) == {PLACE: 7}
+    assert out_of_the_pool(store.engine) == 0
+    store.close()
+
+
 def test_nothing_of_a_unit_that_failed_is_left_for_the_next_one(postgres_store: SqlStore) -> None:
     work(postgres_store)
     with pytest.raises(ZeroDivisionError), postgres_store.begin() as uow:  # noqa: PT012
-        uow.session.execute(text("SET LOCAL application_name = 'left behind'"))
         uow.rewind("shop", {PLACE: 1})
         _ = 1 / 0
     assert out_of_the_pool(postgres_store.engine) == 0
-    with postgres_store.begin() as uow:
-        assert uow.session.scalar(text("SHOW application_name")) != "left behind"
     assert postgres_store.positions("shop", [PLACE]) == {PLACE: 7}
 
 
 def test_what_is_lost_together_is_noticed_once(postgres_store: SqlStore, others: Engine) -> None:
     with ExitStack() as at_once:
         units = [at_once.enter_context(postgres_store.begin()) for _ in range(3)]
-        sessions = [unit.session.scalar(SESSION) for unit in units]
+        sessions = [unit._unbegun.scalar(SESSION) for unit in units]
+    assert out_of_the_pool(postgres_store.engine) == 3
     with others.connect() as connection:
         for session in sessions:
             connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": session})

@@ -130,6 +130,29 @@ def test_so_are_our_own_that_are_not_written_for_it(postgres_store: SqlStore) ->
         assert connection.execute(text("SELECT meanwhile FROM seen")).scalars().all() == ["on"]
 
 
+def test_so_is_whatever_follows_a_second_claim_or_nothing_but_one(postgres_store: SqlStore) -> None:
+    with postgres_store.begin() as uow:
+        for _ in range(2):
+            uow.look_ahead(set(), hands_over=False)
+            uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+        assert uow.session.scalar(text("SHOW enable_seqscan")) == "on"
+    with postgres_store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE seen (at_the_end text)"))
+        connection.execute(
+            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
+        )
+        connection.execute(
+            text("""CREATE CONSTRAINT TRIGGER look AFTER INSERT ON inbox
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()""")
+        )
+    with postgres_store.begin() as uow:
+        uow.look_ahead(set(), hands_over=False)
+        uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
+    with postgres_store.engine.connect() as connection:
+        assert connection.execute(text("SELECT at_the_end FROM seen")).scalars().all() == ["on"]
+
+
 @HANDED_OVER
 def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore, *, hands_over: bool) -> None:
     with postgres_store.engine.begin() as connection:

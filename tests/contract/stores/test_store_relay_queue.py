@@ -401,7 +401,9 @@ class TestWake:
             assert heard()
             until(lambda: notifier._line is not None)
             line = notifier._line
+            assert line is not None
             for _ in range(3):
+                until(lambda: line._is_answered or line._hear())  # who listens may hear of it before who sent it
                 publish(postgres_store, envelope())
                 assert heard()
             assert notifier._line is line, "the thread slept"

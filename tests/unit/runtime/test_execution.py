@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from kafkasaga import DefinitionError, Message, Outbox, Service
-from kafkasaga.messages import Envelope, JsonCodec, Mark, Operation, SagaContext, write_headers
+from kafkasaga import DefinitionError, LocalStep, Message, Outbox, Saga, SagaState, Service
+from kafkasaga.messages import (
+    Envelope,
+    JsonCodec,
+    Mark,
+    Operation,
+    Record,
+    SagaContext,
+    contract_of,
+    write_headers,
+)
 from kafkasaga.ports import ParkedStatus
+from kafkasaga.runtime.execution import Execution
+from kafkasaga.runtime.outgoing import Sender
 from kafkasaga.testing.broker import MemoryBroker
-from tests.unit.runtime.kit import Base, Node, VirtualClock
+from tests.unit.runtime.kit import Base, Begun, Buy, Node, VirtualClock
 
 
 class Told(Message, topic="told", key="whom"):
@@ -36,6 +48,35 @@ def send(broker: MemoryBroker, message: Publish) -> None:
 def told(node: Node) -> list[int]:
     rows = sorted(node.rows(node.store.tables.outbox), key=lambda row: row.id)
     return [Told.model_validate_json(row.payload).n for row in rows if row.topic == "told"]
+
+
+class Counted(SagaState):
+    id: str
+
+
+class Local(Saga[Counted], name="local", version=1, starts_on=Begun):
+    count = LocalStep[Counted](lambda s, session: None, kind="read-only")
+    flow = count
+
+
+@pytest.mark.parametrize(
+    ("sagas", "message", "hands_over"), [([Buy], Begun, False), ([Buy, Local], Begun, True), ([Buy], Publish, True)]
+)
+def test_it_is_announced_that_a_users_function_may_ask_for_the_session(
+    sagas: list[type[Saga[Any]]], message: type[Message], hands_over: bool
+) -> None:
+    shop = service()
+    both = Service("both", sagas=sagas, outbox=shop.outbox)
+    both.handler(by_itself)
+    execution = Execution(Sender("both", both.codec, VirtualClock()), both.definitions)
+    contract, body = contract_of(message), b'{"id": "1", "n": 1, "by": "return"}'
+    headers = {"ce_id": str(uuid4()).encode(), "ce_type": contract.type.encode()}
+    tasks = list(both.router().route(Record(contract.topic, 0, 0, b"1", body, headers)))
+    assert all(task.problem is None for task in tasks)
+    assert execution.hands_over(tasks) is hands_over
+
+
+def by_itself(command: Publish) -> None: ...
 
 
 def service() -> Service:
