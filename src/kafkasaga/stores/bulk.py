@@ -83,7 +83,7 @@ class Way:
     """Whether BEGIN waits for the first statement, to travel with it."""
 
     def ready(self, connection: Connection) -> Connection:
-        """The same, for many transactions."""
+        """Have a connection ready that is used for many transactions."""
         return connection
 
     def begin(self, connection: Connection) -> None:

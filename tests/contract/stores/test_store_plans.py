@@ -1,6 +1,6 @@
 """Plans that PostgreSQL keeps: good ones, however much a table has grown since; and none of a user's is another one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +36,24 @@ def handle(store: SqlStore, change: SagaChange, *, hands_over: bool = True) -> S
         uow.save_sagas([after])
         uow.advance("shop", {PLACE: change.instance.seq})
     return after
+
+
+def noted_by_a_trigger(store: SqlStore, when: str, *, at_the_end: bool = False) -> Callable[[], Sequence[str]]:
+    """A user's trigger that notes whether tables may be scanned where it runs; gives what it has noted."""
+    kind, deferred = ("CONSTRAINT TRIGGER", "DEFERRABLE INITIALLY DEFERRED") if at_the_end else ("TRIGGER", "")
+    with store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE seen (scans text)"))
+        connection.execute(
+            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
+        )
+        connection.execute(text(f"CREATE {kind} look {when} {deferred} FOR EACH ROW EXECUTE FUNCTION look()"))
+
+    def noted() -> Sequence[str]:
+        with store.engine.connect() as connection:
+            return connection.execute(text("SELECT scans FROM seen")).scalars().all()
+
+    return noted
 
 
 def fill(connection: Connection, table: str, **columns: str) -> None:
@@ -113,21 +131,12 @@ def test_a_users_statements_are_planned_as_if_nothing_had_been_said(
 
 
 def test_so_are_our_own_that_are_not_written_for_it(postgres_store: SqlStore) -> None:
-    with postgres_store.engine.begin() as connection:
-        connection.execute(text("CREATE TABLE seen (meanwhile text)"))
-        connection.execute(
-            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
-        )
-        connection.execute(
-            text("CREATE TRIGGER look AFTER INSERT ON consumer_offset FOR EACH ROW EXECUTE FUNCTION look()")
-        )
+    seen = noted_by_a_trigger(postgres_store, "AFTER INSERT ON consumer_offset")
     with postgres_store.begin() as uow:
         uow.look_ahead(set(), hands_over=False)
         uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
         uow.note_batch("shop", {PLACE: 7})
-    with postgres_store.engine.connect() as connection:
-        assert connection.execute(text("SELECT meanwhile FROM seen")).scalars().all() == ["on"]
+    assert seen() == ["on"]
 
 
 def test_so_is_whatever_follows_a_second_claim_or_nothing_but_one(postgres_store: SqlStore) -> None:
@@ -136,40 +145,20 @@ def test_so_is_whatever_follows_a_second_claim_or_nothing_but_one(postgres_store
             uow.look_ahead(set(), hands_over=False)
             uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
         assert uow.session.scalar(text("SHOW enable_seqscan")) == "on"
-    with postgres_store.engine.begin() as connection:
-        connection.execute(text("CREATE TABLE seen (at_the_end text)"))
-        connection.execute(
-            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
-        )
-        connection.execute(
-            text("""CREATE CONSTRAINT TRIGGER look AFTER INSERT ON inbox
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()""")
-        )
+    seen = noted_by_a_trigger(postgres_store, "AFTER INSERT ON inbox", at_the_end=True)
     with postgres_store.begin() as uow:
         uow.look_ahead(set(), hands_over=False)
         uow.claim_inbox([InboxKey("billing", "shop", uuid4())])
-    with postgres_store.engine.connect() as connection:
-        assert connection.execute(text("SELECT at_the_end FROM seen")).scalars().all() == ["on"]
+    assert seen() == ["on"]
 
 
 @HANDED_OVER
 def test_a_users_triggers_at_the_end_are_planned_so_too(postgres_store: SqlStore, *, hands_over: bool) -> None:
-    with postgres_store.engine.begin() as connection:
-        connection.execute(text("CREATE TABLE seen (at_the_end text)"))
-        connection.execute(
-            text("""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN INSERT INTO seen SELECT current_setting('enable_seqscan'); RETURN NULL; END $$""")
-        )
-        connection.execute(
-            text("""CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON saga
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()""")
-        )
+    seen = noted_by_a_trigger(postgres_store, "AFTER UPDATE ON saga", at_the_end=True)
     change = new("1")
     save(postgres_store, change)
     handle(postgres_store, change, hands_over=hands_over)
-    with postgres_store.engine.connect() as connection:
-        assert connection.execute(text("SELECT at_the_end FROM seen")).scalars().all() == ["on"]
+    assert seen() == ["on"]
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["plans kept", "a pooler that takes no prepared statements"])
