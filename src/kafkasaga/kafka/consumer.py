@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ CLOSE_SECONDS: Final = 10.0
 """For a client to commit and leave. One that librdkafka has left without a broker never comes to that end."""
 GONE: Final = 1 << 63
 """The position of a partition that is another's: behind every record."""
+GATHERED_IN: Final = 4
+"""Parts of the moment in which messages are gathered: the first one that brings none is its end."""
 DROPPED_AT_ONCE: Final = 10_000
 """Records that were fetched, but that nobody takes any more."""
 
@@ -85,8 +87,8 @@ class KafkaConsumer:
             messages += self._consumer.consume(1, timeout)
             if messages and limit > 1:
                 messages += self._consumer.consume(limit - 1, 0)
-            if gather and len(messages) < limit and not all(message.error() for message in messages):
-                messages += self._consumer.consume(limit - len(messages), gather)
+            if gather and not all(message.error() for message in messages):
+                take_while_they_come(self._consumer.consume, messages, limit, gather)
         except KafkaException as error:
             failure = self._link.unavailable(error, "records were to be fetched")
             if not messages:
@@ -295,6 +297,25 @@ class KafkaConsumer:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def take_while_they_come(
+    consume: Callable[[int, float], list[Message[Any, Any]]],
+    messages: list[Message[Any, Any]],
+    limit: int,
+    seconds: float,
+) -> None:
+    """Add to ``messages`` what comes within so many seconds, at most up to ``limit``; what it has is kept if it fails.
+
+    Messages come in bursts, as others commit their batches. To wait on behind the end of one is idle time for all.
+    """
+    for _ in range(GATHERED_IN):
+        if len(messages) >= limit:
+            return
+        more = consume(limit - len(messages), seconds / GATHERED_IN)
+        messages += more
+        if all(message.error() for message in more):
+            return
 
 
 def _close(client: Consumer, patience: float) -> None:

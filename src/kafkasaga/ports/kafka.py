@@ -23,7 +23,10 @@ class Consumer(Protocol):
         ...
 
     def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
-        """Wait up to ``timeout`` seconds for the first record, and ``gather`` seconds for others, at most ``limit``."""
+        """Wait up to ``timeout`` seconds for the first record, then for others while they keep coming.
+
+        It takes what it has once that is ``limit``, or ``gather`` seconds have passed, or a part of them brought none.
+        """
         ...
 
     def positions(self) -> dict[TopicPartition, int]:
