@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from math import ceil
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
@@ -27,8 +28,8 @@ CLOSE_SECONDS: Final = 10.0
 """For a client to commit and leave. One that librdkafka has left without a broker never comes to that end."""
 GONE: Final = 1 << 63
 """The position of a partition that is another's: behind every record."""
-GATHERED_IN: Final = 4
-"""Parts of the moment in which messages are gathered: the first one that brings none is its end."""
+PARTS: Final = 4
+"""Of the moment in which messages are gathered: the first one that brings none is its end."""
 DROPPED_AT_ONCE: Final = 10_000
 """Records that were fetched, but that nobody takes any more."""
 
@@ -71,7 +72,7 @@ class KafkaConsumer:
         )
 
     def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
-        """Wait for the first record, and a moment for others.
+        """Wait for the first record, take what is there behind it, and gather while more keep coming.
 
         Raises:
             ConfigurationError: if another process uses the same instance id, or librdkafka gave up for good.
@@ -305,15 +306,17 @@ def take_while_they_come(
     limit: int,
     seconds: float,
 ) -> None:
-    """Add to ``messages`` what comes within so many seconds, at most up to ``limit``; what it has is kept if it fails.
+    """Add to ``messages`` what comes within so many seconds, until there are ``limit``.
 
-    Messages come in bursts, as others commit their batches. To wait on behind the end of one is idle time for all.
+    Messages come in bursts, as others commit their batches. To wait on behind the end of one is idle time for all. What
+    came before stays in ``messages`` where ``consume`` raises.
     """
-    for _ in range(GATHERED_IN):
-        if len(messages) >= limit:
-            return
-        more = consume(limit - len(messages), seconds / GATHERED_IN)
+    left = ceil(seconds * 1000)  # milliseconds, for the binding cuts off what is less
+    part = ceil(left / PARTS)
+    while left > 0 and len(messages) < limit:
+        more = consume(limit - len(messages), min(part, left) / 1000)
         messages += more
+        left -= part
         if all(message.error() for message in more):
             return
 

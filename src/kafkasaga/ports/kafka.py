@@ -23,9 +23,9 @@ class Consumer(Protocol):
         ...
 
     def poll(self, limit: int, timeout: float, gather: float = 0.0) -> list[Record]:
-        """Wait up to ``timeout`` seconds for the first record, then for others while they keep coming.
+        """Wait up to ``timeout`` seconds for the first record; take what is there behind it, ``limit`` at most.
 
-        It takes what it has once that is ``limit``, or ``gather`` seconds have passed, or a part of them brought none.
+        Then wait up to ``gather`` seconds for more, but no longer than they keep coming.
         """
         ...
 

@@ -5,6 +5,8 @@ requests to Kafka on both sides. Where services on one machine feed each other, 
 was at work, and all are busy with many small batches. To wait for more costs little there, for others work meanwhile.
 Where there are processors to spare, a message would only come later for it.
 
+Behind the end of a burst nobody waits on: that is for the consumer to see, while it gathers.
+
 Which of both it is, the operating system tells: how long the thread that works on a batch waits for a processor. With
 the square of that share the moment grows, and with what a batch takes. Where messages come one by one there is nothing
 to gather, and a backlog fills a batch without any wait.
@@ -41,7 +43,7 @@ class Pace:
 
     @property
     def gather(self) -> float:
-        """Seconds to wait for more messages behind the first one."""
+        """Seconds to wait, at most, for more messages behind the first one."""
         if self._size < WORTH:
             return 0.0
         return min(self._seconds * (self._crowded / CROWDED) ** 2, LONGEST)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException
 
-from kafkasaga.kafka.consumer import GATHERED_IN, take_while_they_come
+from kafkasaga.kafka.consumer import PARTS, take_while_they_come
 
 LIMIT, SECONDS = 20, 4.0
 RECORD, END_OF_PARTITION = None, "the end of a partition"
@@ -52,9 +53,25 @@ def test_the_end_of_a_partition_is_nothing_that_comes_but_is_kept() -> None:
     assert len(gathered(Client([END_OF_PARTITION]))) == 2
 
 
+def test_the_end_of_a_partition_behind_a_record_does_not_hide_it() -> None:
+    client = Client([RECORD, END_OF_PARTITION], [END_OF_PARTITION, RECORD], [])
+    assert len(gathered(client)) == 5
+    assert len(client.asked) == 3
+
+
+@pytest.mark.parametrize("milliseconds", [0.2, 1, 3, 7, 100])
+def test_no_part_is_so_short_that_it_is_none(milliseconds: float) -> None:
+    """Of a timeout the binding takes whole milliseconds."""
+    client = Client(*[[RECORD]] * (PARTS + 1))
+    take_while_they_come(client.consume, [], LIMIT, milliseconds / 1000)
+    parts = [round(seconds * 1000, 6) for _, seconds in client.asked]
+    assert all(part == int(part) and part >= 1 for part in parts)
+    assert sum(parts) == ceil(milliseconds)
+
+
 def test_the_moment_is_as_long_as_it_was_to_be_at_most() -> None:
-    client = Client(*[[RECORD]] * (GATHERED_IN + 1))
-    assert len(gathered(client)) == 1 + GATHERED_IN
+    client = Client(*[[RECORD]] * (PARTS + 1))
+    assert len(gathered(client)) == 1 + PARTS
     assert sum(seconds for _, seconds in client.asked) == SECONDS
 
 
